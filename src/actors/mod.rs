@@ -1,0 +1,1 @@
+//! Actors: thin shells that decode, step the pure state machines, and carry out their effects.

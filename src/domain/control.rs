@@ -1,0 +1,24 @@
+//! Control records: what only the cluster itself may append, and how an old one is kept from being played again.
+
+use super::ids::NodeId;
+use super::numbers::{Epoch, Micros};
+
+/// What makes a control record good once: checked by the replica before the machine sees the record (DESIGN 6).
+/// The MAC itself was verified when the record was decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Authority {
+    /// Drawn at random by the issuer; a second record with the same nonce is void.
+    pub nonce: u128,
+    /// A record that the log stamped later than this is void.
+    pub valid_until: Micros,
+}
+
+/// Passes a machine from one node to another (HANDOVER rule 2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fence {
+    /// Takes effect only if it is the replica's epoch + 1.
+    pub epoch: Epoch,
+    /// For people only.
+    pub from: NodeId,
+    pub to: NodeId,
+}

@@ -1,0 +1,665 @@
+//! Where a machine's outputs are numbered and written down.
+//!
+//! Outputs are encoded as they are emitted: one copy, and "same bytes" can be compared as bytes. All integers are
+//! little endian. One output:
+//!
+//! ```text
+//! u32 length of all of it | u8 kind | u8 flags (1 answer, 2 end) | u8 classes | u8 0
+//! u64 seq | u64 offset | u64 at | u64 epoch | u64 origin.gateway | u64 origin.counter
+//! u64 prev_seq for each class it belongs to, in the order of Classes::EACH
+//! the body of its kind
+//! ```
+
+use super::ids::{NodeId, OrderId, UserId};
+use super::instrument::{Instrument, TickBand};
+use super::numbers::{Epoch, Micros, Offset, Origin, Price, Quantity, Seq, Side};
+use super::output::{
+    Cause, CommandKind, Level, OrderStatus, OrderType, OrderUpdate, Output, OutputBody, Party, Tif, Trade,
+};
+use super::reason::Reason;
+
+/// A set of derived topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Classes(pub u8);
+
+impl Classes {
+    pub const NONE: Self = Self(0);
+    pub const FILLS: Self = Self(1);
+    pub const TRADES: Self = Self(2);
+    pub const DEPTH: Self = Self(4);
+    pub const ORDER_STATUS: Self = Self(8);
+    pub const EACH: [Self; 4] = [Self::FILLS, Self::TRADES, Self::DEPTH, Self::ORDER_STATUS];
+
+    pub fn has(self, other: Self) -> bool {
+        self.0 & other.0 == other.0
+    }
+}
+
+impl std::ops::BitOr for Classes {
+    type Output = Self;
+    fn bitor(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
+/// The last seq given out, in all and per class: state of the machine, kept beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Seqs {
+    pub last: Seq,
+    /// In the order of [`Classes::EACH`].
+    pub by_class: [Seq; 4],
+}
+
+const FLAG_ANSWER: u8 = 1;
+const FLAG_END: u8 = 2;
+const HEADER: usize = 56;
+
+const KIND_TRADE: u8 = 1;
+const KIND_ORDER: u8 = 2;
+const KIND_REFUSED: u8 = 3;
+const KIND_ALL_CANCELED: u8 = 4;
+const KIND_LISTED: u8 = 5;
+const KIND_HALTED: u8 = 6;
+const KIND_RESUMED: u8 = 7;
+const KIND_RULES_SET: u8 = 8;
+const KIND_SESSION_ENDED: u8 = 9;
+
+/// Collects the outputs of one input after another.
+///
+/// Use: `begin`, any number of `emit`, `end`. `end` marks the last output.
+#[derive(Debug, Clone, Default)]
+pub struct Outbox {
+    seqs: Seqs,
+    epoch: Epoch,
+    bytes: Vec<u8>,
+    count: u32,
+    offset: Offset,
+    at: Micros,
+    origin: Origin,
+    /// Start of the current input's last output.
+    last: Option<usize>,
+}
+
+impl Outbox {
+    /// An empty one that goes on behind `seqs`.
+    pub fn new(seqs: Seqs, epoch: Epoch) -> Self {
+        Self { seqs, epoch, ..Self::default() }
+    }
+
+    pub fn seqs(&self) -> Seqs {
+        self.seqs
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// The epoch that outputs carry from now on.
+    pub fn set_epoch(&mut self, epoch: Epoch) {
+        self.epoch = epoch;
+    }
+
+    /// Starts the outputs of one record.
+    #[inline]
+    pub fn begin(&mut self, offset: Offset, at: Micros, origin: Origin) {
+        self.offset = offset;
+        self.at = at;
+        self.origin = origin;
+        self.last = None;
+    }
+
+    /// Writes one output down and gives its seq.
+    #[inline]
+    pub fn emit(&mut self, body: &OutputBody, answer: bool) -> Seq {
+        match body {
+            OutputBody::Trade(t) => self.trade(t),
+            OutputBody::Order(o) => self.order(o, answer),
+            other => self.rare(other, answer),
+        }
+    }
+
+    /// Writes a trade down.
+    #[inline]
+    pub fn trade(&mut self, t: &Trade) -> Seq {
+        let classes = Classes(15);
+        let start = self.header(KIND_TRADE, false, classes);
+        let b = &mut self.bytes;
+        put_u64(b, t.price.0);
+        put_u64(b, t.quantity.0);
+        b.push(t.maker_side as u8);
+        put_party(b, &t.maker);
+        put_party(b, &t.taker);
+        put_level(b, &t.level);
+        self.close(start)
+    }
+
+    /// Writes an order update down.
+    #[inline]
+    pub fn order(&mut self, o: &OrderUpdate, answer: bool) -> Seq {
+        let mut classes = Classes::ORDER_STATUS;
+        if o.left.is_some() || o.joined.is_some() {
+            classes = classes | Classes::DEPTH;
+        }
+        let start = self.header(KIND_ORDER, answer, classes);
+        let b = &mut self.bytes;
+        let present = u8::from(o.price.is_some()) | u8::from(o.left.is_some()) << 1 | u8::from(o.joined.is_some()) << 2;
+        b.extend_from_slice(&[
+            o.cause as u8,
+            o.side as u8,
+            o.order_type as u8,
+            o.time_in_force as u8,
+            o.status as u8,
+            o.reason.map_or(0, |r| r as u8),
+            present,
+            0,
+        ]);
+        put_u64(b, o.quantity.0);
+        put_u64(b, o.open.0);
+        put_u64(b, o.filled.0);
+        put_text(b, o.order_id.as_bytes());
+        put_text(b, o.user.as_bytes());
+        if let Some(price) = o.price {
+            put_u64(b, price.0);
+        }
+        for level in [&o.left, &o.joined].into_iter().flatten() {
+            put_level(b, level);
+        }
+        self.close(start)
+    }
+
+    fn rare(&mut self, body: &OutputBody, answer: bool) -> Seq {
+        let kind = match body {
+            OutputBody::Trade(_) => KIND_TRADE,
+            OutputBody::Order(_) => KIND_ORDER,
+            OutputBody::Refused { .. } => KIND_REFUSED,
+            OutputBody::AllCanceled { .. } => KIND_ALL_CANCELED,
+            OutputBody::Listed { .. } => KIND_LISTED,
+            OutputBody::Halted => KIND_HALTED,
+            OutputBody::Resumed => KIND_RESUMED,
+            OutputBody::RulesSet { .. } => KIND_RULES_SET,
+            OutputBody::SessionEnded => KIND_SESSION_ENDED,
+        };
+        let start = self.header(kind, answer, Classes::NONE);
+        let b = &mut self.bytes;
+        match body {
+            OutputBody::Refused { command, user, order_id, reason } => {
+                b.extend_from_slice(&[*command as u8, *reason as u8]);
+                put_text(b, user.as_ref().map_or(&[], UserId::as_bytes));
+                put_text(b, order_id.as_ref().map_or(&[], OrderId::as_bytes));
+            }
+            OutputBody::AllCanceled { user, count } => {
+                put_text(b, user.as_bytes());
+                put_u32(b, *count);
+            }
+            OutputBody::Listed { instrument, owner, rules_version } => {
+                put_text(b, owner.as_bytes());
+                put_u32(b, *rules_version);
+                put_instrument(b, instrument);
+            }
+            OutputBody::RulesSet { version } => put_u32(b, *version),
+            _ => {}
+        }
+        self.close(start)
+    }
+
+    /// Ends the outputs of one record: marks the last one.
+    ///
+    /// # Panics
+    /// In debug builds, when the record gave no output.
+    #[inline]
+    pub fn end(&mut self) {
+        debug_assert!(self.last.is_some(), "each record gives an answer");
+        if let Some(at) = self.last {
+            self.bytes[at + 5] |= FLAG_END;
+        }
+    }
+
+    /// What was written since the last [`Self::clear`]: whole outputs, one behind the other.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// How many outputs [`Self::bytes`] holds.
+    pub fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// Forgets the written outputs, keeps the numbering.
+    pub fn clear(&mut self) {
+        self.bytes.clear();
+        self.count = 0;
+        self.last = None;
+    }
+
+    #[inline]
+    fn header(&mut self, kind: u8, answer: bool, classes: Classes) -> usize {
+        let start = self.bytes.len();
+        let seq = self.seqs.last.next();
+        self.seqs.last = seq;
+        self.count += 1;
+        let mut h = [0u8; HEADER];
+        h[4] = kind;
+        h[5] = if answer { FLAG_ANSWER } else { 0 };
+        h[6] = classes.0;
+        h[8..16].copy_from_slice(&seq.0.to_le_bytes());
+        h[16..24].copy_from_slice(&self.offset.0.to_le_bytes());
+        h[24..32].copy_from_slice(&self.at.0.to_le_bytes());
+        h[32..40].copy_from_slice(&self.epoch.0.to_le_bytes());
+        h[40..48].copy_from_slice(&self.origin.gateway.to_le_bytes());
+        h[48..56].copy_from_slice(&self.origin.counter.to_le_bytes());
+        self.bytes.extend_from_slice(&h);
+        for (i, class) in Classes::EACH.into_iter().enumerate() {
+            if classes.has(class) {
+                let previous = std::mem::replace(&mut self.seqs.by_class[i], seq);
+                self.bytes.extend_from_slice(&previous.0.to_le_bytes());
+            }
+        }
+        self.last = Some(start);
+        start
+    }
+
+    #[inline]
+    fn close(&mut self, start: usize) -> Seq {
+        let length = (self.bytes.len() - start) as u32;
+        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+        self.seqs.last
+    }
+}
+
+#[inline]
+fn put_u64(b: &mut Vec<u8>, n: u64) {
+    b.extend_from_slice(&n.to_le_bytes());
+}
+
+#[inline]
+fn put_u32(b: &mut Vec<u8>, n: u32) {
+    b.extend_from_slice(&n.to_le_bytes());
+}
+
+#[inline]
+fn put_text(b: &mut Vec<u8>, s: &[u8]) {
+    b.push(s.len() as u8);
+    b.extend_from_slice(s);
+}
+
+#[inline]
+fn put_party(b: &mut Vec<u8>, p: &Party) {
+    put_text(b, p.order_id.as_bytes());
+    put_text(b, p.user.as_bytes());
+    put_u64(b, p.open.0);
+    put_u64(b, p.filled.0);
+}
+
+#[inline]
+fn put_level(b: &mut Vec<u8>, l: &Level) {
+    put_u64(b, l.price.0);
+    put_u64(b, l.quantity);
+    put_u32(b, l.orders);
+}
+
+fn put_instrument(b: &mut Vec<u8>, i: &Instrument) {
+    b.push(i.price_scale);
+    b.push(i.ticks.len() as u8);
+    for band in &i.ticks {
+        put_u64(b, band.from.0);
+        put_u64(b, band.tick);
+    }
+    put_u64(b, i.lot_size);
+    // 0 stands for "none": none of these may be 0.
+    put_u64(b, i.reference_price.map_or(0, |p| p.0));
+    put_u64(b, i.limit_up.map_or(0, |p| p.0));
+    put_u64(b, i.limit_down.map_or(0, |p| p.0));
+    put_u64(b, i.max_order_value.unwrap_or(0));
+}
+
+/// An output that cannot be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("output is damaged or from a newer build")]
+pub struct BadOutput;
+
+/// The fixed part of an encoded output: enough to skip, count, order and route it without decoding its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// Bytes of the whole output.
+    pub length: usize,
+    pub seq: Seq,
+    pub offset: Offset,
+    pub origin: Origin,
+    pub classes: Classes,
+    pub answer: bool,
+    pub end: bool,
+}
+
+impl Header {
+    /// Reads the head of the first output in `bytes`.
+    ///
+    /// # Errors
+    /// [`BadOutput`] when it is not whole.
+    pub fn read(bytes: &[u8]) -> Result<Self, BadOutput> {
+        let mut r = Reader(bytes);
+        let length = r.u32()? as usize;
+        if length < HEADER || length > bytes.len() {
+            return Err(BadOutput);
+        }
+        let [_, flags, classes, _] = [r.u8()?, r.u8()?, r.u8()?, r.u8()?];
+        let (seq, offset) = (Seq(r.u64()?), Offset(r.u64()?));
+        let (_at, _epoch) = (r.u64()?, r.u64()?);
+        let origin = Origin { gateway: r.u64()?, counter: r.u64()? };
+        Ok(Self {
+            length,
+            seq,
+            offset,
+            origin,
+            classes: Classes(classes),
+            answer: flags & FLAG_ANSWER != 0,
+            end: flags & FLAG_END != 0,
+        })
+    }
+}
+
+impl Output {
+    /// Reads the first output in `bytes`; gives it and its length in bytes.
+    ///
+    /// # Errors
+    /// [`BadOutput`] when it is not whole or not known.
+    pub fn decode(bytes: &[u8]) -> Result<(Self, usize), BadOutput> {
+        let head = Header::read(bytes)?;
+        let kind = bytes[4];
+        let mut r = Reader(&bytes[24..head.length]);
+        let (at, epoch) = (Micros(r.u64()?), Epoch(r.u64()?));
+        let _origin = (r.u64()?, r.u64()?);
+        let mut prev_seq = [Seq(0); 4];
+        for (i, class) in Classes::EACH.into_iter().enumerate() {
+            if head.classes.has(class) {
+                prev_seq[i] = Seq(r.u64()?);
+            }
+        }
+        let body = r.body(kind)?;
+        if !r.0.is_empty() {
+            return Err(BadOutput);
+        }
+        let Header { length, seq, offset, origin, classes, answer, end } = head;
+        Ok((Self { seq, offset, at, epoch, origin, answer, end, classes, prev_seq, body }, length))
+    }
+
+    /// Reads all outputs in `bytes`, in order.
+    pub fn decode_all(mut bytes: &[u8]) -> impl Iterator<Item = Result<Self, BadOutput>> + '_ {
+        std::iter::from_fn(move || {
+            if bytes.is_empty() {
+                return None;
+            }
+            match Self::decode(bytes) {
+                Ok((output, length)) => {
+                    bytes = &bytes[length..];
+                    Some(Ok(output))
+                }
+                Err(e) => {
+                    bytes = &[];
+                    Some(Err(e))
+                }
+            }
+        })
+    }
+}
+
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn take(&mut self, n: usize) -> Result<&'a [u8], BadOutput> {
+        if self.0.len() < n {
+            return Err(BadOutput);
+        }
+        let (head, tail) = self.0.split_at(n);
+        self.0 = tail;
+        Ok(head)
+    }
+
+    fn u8(&mut self) -> Result<u8, BadOutput> {
+        Ok(self.take(1)?[0])
+    }
+
+    fn u32(&mut self) -> Result<u32, BadOutput> {
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().map_err(|_| BadOutput)?))
+    }
+
+    fn u64(&mut self) -> Result<u64, BadOutput> {
+        Ok(u64::from_le_bytes(self.take(8)?.try_into().map_err(|_| BadOutput)?))
+    }
+
+    fn text(&mut self) -> Result<&'a [u8], BadOutput> {
+        let n = self.u8()?;
+        self.take(usize::from(n))
+    }
+
+    fn order_id(&mut self) -> Result<OrderId, BadOutput> {
+        OrderId::from_bytes(self.text()?).map_err(|_| BadOutput)
+    }
+
+    fn user(&mut self) -> Result<UserId, BadOutput> {
+        UserId::from_bytes(self.text()?).map_err(|_| BadOutput)
+    }
+
+    fn side(&mut self) -> Result<Side, BadOutput> {
+        match self.u8()? {
+            0 => Ok(Side::Buy),
+            1 => Ok(Side::Sell),
+            _ => Err(BadOutput),
+        }
+    }
+
+    fn reason(&mut self) -> Result<Option<Reason>, BadOutput> {
+        match self.u8()? {
+            0 => Ok(None),
+            n => Reason::from_number(n).map(Some).ok_or(BadOutput),
+        }
+    }
+
+    fn party(&mut self) -> Result<Party, BadOutput> {
+        Ok(Party {
+            order_id: self.order_id()?,
+            user: self.user()?,
+            open: Quantity(self.u64()?),
+            filled: Quantity(self.u64()?),
+        })
+    }
+
+    fn level(&mut self) -> Result<Level, BadOutput> {
+        Ok(Level { price: Price(self.u64()?), quantity: self.u64()?, orders: self.u32()? })
+    }
+
+    fn trade(&mut self) -> Result<Trade, BadOutput> {
+        Ok(Trade {
+            price: Price(self.u64()?),
+            quantity: Quantity(self.u64()?),
+            maker_side: self.side()?,
+            maker: self.party()?,
+            taker: self.party()?,
+            level: self.level()?,
+        })
+    }
+
+    fn order(&mut self) -> Result<OrderUpdate, BadOutput> {
+        let cause = Cause::from_number(self.u8()?).ok_or(BadOutput)?;
+        let side = self.side()?;
+        let order_type = OrderType::from_number(self.u8()?).ok_or(BadOutput)?;
+        let time_in_force = Tif::from_number(self.u8()?).ok_or(BadOutput)?;
+        let status = OrderStatus::from_number(self.u8()?).ok_or(BadOutput)?;
+        let reason = self.reason()?;
+        let present = self.u8()?;
+        self.u8()?;
+        let (quantity, open, filled) = (Quantity(self.u64()?), Quantity(self.u64()?), Quantity(self.u64()?));
+        let (order_id, user) = (self.order_id()?, self.user()?);
+        let price = if present & 1 != 0 { Some(Price(self.u64()?)) } else { None };
+        let left = if present & 2 != 0 { Some(self.level()?) } else { None };
+        let joined = if present & 4 != 0 { Some(self.level()?) } else { None };
+        Ok(OrderUpdate {
+            cause,
+            order_id,
+            user,
+            side,
+            order_type,
+            time_in_force,
+            price,
+            quantity,
+            open,
+            filled,
+            status,
+            reason,
+            left,
+            joined,
+        })
+    }
+
+    fn instrument(&mut self) -> Result<Instrument, BadOutput> {
+        let price_scale = self.u8()?;
+        let bands = self.u8()?;
+        let mut ticks = Vec::with_capacity(usize::from(bands));
+        for _ in 0..bands {
+            ticks.push(TickBand { from: Price(self.u64()?), tick: self.u64()? });
+        }
+        let lot_size = self.u64()?;
+        let mut optional = || self.u64().map(|n| (n != 0).then_some(n));
+        Ok(Instrument {
+            price_scale,
+            ticks,
+            lot_size,
+            reference_price: optional()?.map(Price),
+            limit_up: optional()?.map(Price),
+            limit_down: optional()?.map(Price),
+            max_order_value: optional()?,
+        })
+    }
+
+    fn body(&mut self, kind: u8) -> Result<OutputBody, BadOutput> {
+        Ok(match kind {
+            KIND_TRADE => OutputBody::Trade(self.trade()?),
+            KIND_ORDER => OutputBody::Order(self.order()?),
+            KIND_REFUSED => {
+                let command = CommandKind::from_number(self.u8()?).ok_or(BadOutput)?;
+                let reason = self.reason()?.ok_or(BadOutput)?;
+                let (user, order_id) = (self.text()?, self.text()?);
+                OutputBody::Refused {
+                    command,
+                    user: UserId::from_bytes(user).ok(),
+                    order_id: OrderId::from_bytes(order_id).ok(),
+                    reason,
+                }
+            }
+            KIND_ALL_CANCELED => OutputBody::AllCanceled { user: self.user()?, count: self.u32()? },
+            KIND_LISTED => OutputBody::Listed {
+                owner: NodeId::from_bytes(self.text()?).map_err(|_| BadOutput)?,
+                rules_version: self.u32()?,
+                instrument: self.instrument()?,
+            },
+            KIND_HALTED => OutputBody::Halted,
+            KIND_RESUMED => OutputBody::Resumed,
+            KIND_RULES_SET => OutputBody::RulesSet { version: self.u32()? },
+            KIND_SESSION_ENDED => OutputBody::SessionEnded,
+            _ => return Err(BadOutput),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(id: &str) -> Party {
+        Party {
+            order_id: OrderId::new(id).unwrap(),
+            user: UserId::new("u").unwrap(),
+            open: Quantity(3),
+            filled: Quantity(4),
+        }
+    }
+
+    fn samples() -> Vec<OutputBody> {
+        let level = Level { price: Price(10), quantity: 70, orders: 2 };
+        let order = OrderUpdate {
+            cause: Cause::Added,
+            order_id: OrderId::new("o-1").unwrap(),
+            user: UserId::new("alice").unwrap(),
+            side: Side::Sell,
+            order_type: OrderType::Limit,
+            time_in_force: Tif::Gtc,
+            price: Some(Price(10)),
+            quantity: Quantity(70),
+            open: Quantity(70),
+            filled: Quantity(0),
+            status: OrderStatus::New,
+            reason: None,
+            left: None,
+            joined: Some(level),
+        };
+        let mut instrument = Instrument::plain(2, 5, 10);
+        instrument.limit_up = Some(Price(500));
+        vec![
+            OutputBody::Listed { instrument, owner: NodeId::new("n1").unwrap(), rules_version: 1 },
+            OutputBody::Order(order),
+            OutputBody::Order(OrderUpdate { price: None, joined: None, reason: Some(Reason::NoLiquidity), ..order }),
+            OutputBody::Trade(Trade {
+                price: Price(10),
+                quantity: Quantity(5),
+                maker_side: Side::Sell,
+                maker: party("m"),
+                taker: party("t"),
+                level,
+            }),
+            OutputBody::Refused {
+                command: CommandKind::Cancel,
+                user: Some(UserId::new("u").unwrap()),
+                order_id: None,
+                reason: Reason::UnknownOrder,
+            },
+            OutputBody::AllCanceled { user: UserId::new("u").unwrap(), count: 2 },
+            OutputBody::Halted,
+            OutputBody::Resumed,
+            OutputBody::RulesSet { version: 2 },
+            OutputBody::SessionEnded,
+        ]
+    }
+
+    fn written() -> (Outbox, Vec<OutputBody>) {
+        let mut out = Outbox::new(Seqs::default(), Epoch(3));
+        let bodies = samples();
+        for (i, body) in bodies.iter().enumerate() {
+            out.begin(Offset(i as u64), Micros(9), Origin { gateway: 1, counter: i as u64 });
+            out.emit(body, true);
+            out.end();
+        }
+        (out, bodies)
+    }
+
+    #[test]
+    fn every_kind_survives_its_bytes_and_seqs_are_dense() {
+        let (out, bodies) = written();
+        let read: Vec<Output> = Output::decode_all(out.bytes()).map(Result::unwrap).collect();
+        assert_eq!(read.iter().map(|o| o.seq.0).collect::<Vec<_>>(), (1..=bodies.len() as u64).collect::<Vec<_>>());
+        assert!(read.iter().all(|o| o.end && o.epoch == Epoch(3) && o.classes == o.body.classes()));
+        assert_eq!(read.into_iter().map(|o| o.body).collect::<Vec<_>>(), bodies);
+    }
+
+    #[test]
+    fn prev_seq_chains_each_class() {
+        let (out, _) = written();
+        let mut last = [Seq(0); 4];
+        for o in Output::decode_all(out.bytes()).map(Result::unwrap) {
+            for (i, class) in Classes::EACH.into_iter().enumerate() {
+                if o.classes.has(class) && o.body.classes().has(class) {
+                    assert_eq!(o.prev_seq[i], last[i]);
+                    last[i] = o.seq;
+                }
+            }
+        }
+        assert_eq!(last, out.seqs().by_class);
+    }
+
+    #[test]
+    fn a_cut_output_is_refused_at_every_length() {
+        let (out, _) = written();
+        let first = Header::read(out.bytes()).unwrap().length;
+        for n in 0..first {
+            assert!(Output::decode(&out.bytes()[..n]).is_err(), "{n} of {first} bytes were accepted");
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Who owns a machine and how it passes on: pure state machines (HANDOVER).

@@ -1,0 +1,4 @@
+//! What hotbook needs from outside, each behind one trait with its adapters beside it.
+
+pub mod log;
+pub mod snapshots;
