@@ -1,1 +1,3 @@
 //! Actors: thin shells that decode, step the pure state machines, and carry out their effects.
+
+pub mod directory;

@@ -1,0 +1,240 @@
+//! What this process knows of its books, in counters that anyone may read without asking a book actor.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::domain::{Digest, Epoch, NodeId, Offset, Seq, Symbol};
+
+/// All books of the process.
+#[derive(Debug, Default)]
+pub struct Directory {
+    books: RwLock<BTreeMap<Symbol, Arc<BookStatus>>>,
+}
+
+impl Directory {
+    pub fn get(&self, symbol: &Symbol) -> Option<Arc<BookStatus>> {
+        self.books.read().get(symbol).cloned()
+    }
+
+    /// All, in order of symbol.
+    pub fn all(&self) -> Vec<Arc<BookStatus>> {
+        self.books.read().values().cloned().collect()
+    }
+
+    pub fn len(&self) -> usize {
+        self.books.read().len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Enters a book, or gives the entry that is there.
+    pub fn enter(&self, symbol: Symbol, partition: u32, node: NodeId) -> Arc<BookStatus> {
+        let mut books = self.books.write();
+        Arc::clone(books.entry(symbol).or_insert_with(|| Arc::new(BookStatus::new(symbol, partition, node))))
+    }
+
+    pub fn remove(&self, symbol: &Symbol) {
+        self.books.write().remove(symbol);
+    }
+}
+
+/// What a book's actor last said of itself. Each value is exact, together they may be a moment apart.
+#[derive(Debug)]
+pub struct BookStatus {
+    pub symbol: Symbol,
+    pub partition: u32,
+    node: RwLock<NodeId>,
+    digests: RwLock<(Digest, Digest)>,
+    active: AtomicBool,
+    caught_up: AtomicBool,
+    detached: AtomicBool,
+    seen: AtomicU64,
+    applied: AtomicU64,
+    seq: AtomicU64,
+    epoch: AtomicU64,
+    orders: AtomicU64,
+    offset: AtomicU64,
+    busy_ns: AtomicU64,
+    restarts: AtomicU64,
+    rate_milli: AtomicU64,
+    busy_ppm: AtomicU64,
+}
+
+/// What the book actor reports after a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Report {
+    pub offset: Offset,
+    pub seq: Seq,
+    pub epoch: Epoch,
+    pub orders: u64,
+    pub state_digest: Digest,
+    pub book_digest: Digest,
+}
+
+impl BookStatus {
+    fn new(symbol: Symbol, partition: u32, node: NodeId) -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            symbol,
+            partition,
+            node: RwLock::new(node),
+            digests: RwLock::default(),
+            active: AtomicBool::new(false),
+            caught_up: AtomicBool::new(false),
+            detached: AtomicBool::new(false),
+            seen: zero(),
+            applied: zero(),
+            seq: zero(),
+            epoch: zero(),
+            orders: zero(),
+            offset: zero(),
+            busy_ns: zero(),
+            restarts: zero(),
+            rate_milli: zero(),
+            busy_ppm: zero(),
+        }
+    }
+
+    pub fn node(&self) -> NodeId {
+        *self.node.read()
+    }
+
+    /// Whether its replica publishes.
+    pub fn is_active(&self) -> bool {
+        self.active.load(Ordering::Acquire)
+    }
+
+    /// Whether it has applied everything that its partition held when its node started.
+    pub fn is_caught_up(&self) -> bool {
+        self.caught_up.load(Ordering::Acquire)
+    }
+
+    /// Whether it reads with a cursor of its own because it fell behind.
+    pub fn is_detached(&self) -> bool {
+        self.detached.load(Ordering::Acquire)
+    }
+
+    /// Records of this symbol that the node has met in the log and the book has not applied yet.
+    pub fn lag(&self) -> u64 {
+        self.seen.load(Ordering::Acquire).saturating_sub(self.applied.load(Ordering::Acquire))
+    }
+
+    pub fn seq(&self) -> Seq {
+        Seq(self.seq.load(Ordering::Acquire))
+    }
+
+    pub fn epoch(&self) -> Epoch {
+        Epoch(self.epoch.load(Ordering::Acquire))
+    }
+
+    /// Resting orders.
+    pub fn orders(&self) -> u64 {
+        self.orders.load(Ordering::Acquire)
+    }
+
+    /// The next record that it will look at.
+    pub fn offset(&self) -> Offset {
+        Offset(self.offset.load(Ordering::Acquire))
+    }
+
+    /// Records applied since the process started.
+    pub fn applied(&self) -> u64 {
+        self.applied.load(Ordering::Acquire)
+    }
+
+    /// CPU time spent for it since the process started, in nanoseconds.
+    pub fn busy_ns(&self) -> u64 {
+        self.busy_ns.load(Ordering::Acquire)
+    }
+
+    /// How often it was rebuilt after a panic.
+    pub fn restarts(&self) -> u64 {
+        self.restarts.load(Ordering::Acquire)
+    }
+
+    /// Records per second in the last window.
+    pub fn rate(&self) -> f64 {
+        self.rate_milli.load(Ordering::Acquire) as f64 / 1_000.0
+    }
+
+    /// Fraction of one core in the last window.
+    pub fn busy(&self) -> f64 {
+        self.busy_ppm.load(Ordering::Acquire) as f64 / 1_000_000.0
+    }
+
+    pub fn state_digest(&self) -> Digest {
+        self.digests.read().0
+    }
+
+    pub fn book_digest(&self) -> Digest {
+        self.digests.read().1
+    }
+
+    pub(super) fn report(&self, r: &Report, records: u64, busy_ns: u64) {
+        *self.digests.write() = (r.state_digest, r.book_digest);
+        self.seq.store(r.seq.0, Ordering::Release);
+        self.epoch.store(r.epoch.0, Ordering::Release);
+        self.orders.store(r.orders, Ordering::Release);
+        self.offset.store(r.offset.0, Ordering::Release);
+        self.busy_ns.fetch_add(busy_ns, Ordering::AcqRel);
+        self.applied.fetch_add(records, Ordering::AcqRel);
+    }
+
+    pub(super) fn met(&self, records: u64) {
+        self.seen.fetch_add(records, Ordering::AcqRel);
+    }
+
+    /// A rebuilt book replays records that were counted before: nothing of the old count holds any more.
+    pub(super) fn forget_lag(&self) {
+        self.seen.store(self.applied.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    pub(super) fn set_active(&self, active: bool) {
+        self.active.store(active, Ordering::Release);
+    }
+
+    pub(super) fn set_caught_up(&self, caught_up: bool) {
+        self.caught_up.store(caught_up, Ordering::Release);
+    }
+
+    pub(super) fn set_detached(&self, detached: bool) {
+        self.detached.store(detached, Ordering::Release);
+    }
+
+    pub(super) fn set_node(&self, node: NodeId) {
+        *self.node.write() = node;
+    }
+
+    pub(super) fn count_restart(&self) {
+        self.restarts.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn set_load(&self, rate: f64, busy: f64) {
+        self.rate_milli.store((rate * 1_000.0) as u64, Ordering::Release);
+        self.busy_ppm.store((busy * 1_000_000.0) as u64, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lag_is_what_was_met_and_not_applied() {
+        let directory = Directory::default();
+        let book = directory.enter(Symbol::new("A").unwrap(), 3, NodeId::new("n1").unwrap());
+        book.met(10);
+        assert_eq!(book.lag(), 10);
+        let d = Digest(1);
+        let report =
+            Report { offset: Offset(4), seq: Seq(9), epoch: Epoch(0), orders: 2, state_digest: d, book_digest: d };
+        book.report(&report, 4, 1_000);
+        assert_eq!((book.lag(), book.seq(), book.orders()), (6, Seq(9), 2));
+        assert!(Arc::ptr_eq(&book, &directory.get(&book.symbol).unwrap()));
+    }
+}
