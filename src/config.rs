@@ -1,1 +1,289 @@
 //! Settings in layers: defaults, file, environment, flags.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use figment::Figment;
+use figment::providers::{Format, Serialized, Toml};
+use figment::value::{Dict, Value};
+use serde::{Deserialize, Serialize};
+
+/// All settings. Unknown keys are refused.
+#[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub http_host: String,
+    pub http_port: u16,
+    /// Reserved: this version has no gRPC service.
+    pub grpc_port: u16,
+    /// HTTP worker threads; 0 = one per core.
+    pub http_workers: usize,
+    pub data_dir: PathBuf,
+    pub nodes: usize,
+    /// Partitions of `orders`; fixed when the data folder is made.
+    pub partitions: u32,
+    pub book_arbiters_per_node: usize,
+    pub demo: bool,
+    /// As `RUST_LOG`: `info`, `debug`, `hotbook=debug,info`.
+    pub log_level: String,
+    pub log_json: bool,
+    /// How long REST waits for an order's result before it answers RECEIVED.
+    pub answer_timeout_ms: u64,
+    pub heartbeat_s: u64,
+    /// A WebSocket connection from which nothing came for so long is closed.
+    pub idle_timeout_s: u64,
+    /// A WebSocket connection that has taken nothing of what waits for it for so long is closed.
+    pub slow_consumer_s: u64,
+    pub snapshot_every_s: u64,
+    pub snapshot_every_records: u64,
+    /// Above so many records behind, a symbol takes no new orders.
+    pub lag_records_max: u64,
+    /// Development only: CPU time that each command of a symbol costs on top, in microseconds.
+    pub dev_command_cost_us: BTreeMap<String, u64>,
+    pub jwt_secret: Option<String>,
+    pub cluster_secret: Option<String>,
+    pub node_id: Option<String>,
+    pub kafka_brokers: Option<String>,
+    pub redis_host: Option<String>,
+    pub redis_port: u16,
+    pub aws_region: Option<String>,
+    pub s3_bucket: Option<String>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            http_host: "127.0.0.1".into(),
+            http_port: 8080,
+            grpc_port: 50_051,
+            http_workers: 0,
+            data_dir: "./hotbook-data".into(),
+            nodes: 1,
+            partitions: 64,
+            book_arbiters_per_node: 1,
+            demo: false,
+            log_level: "info".into(),
+            log_json: false,
+            answer_timeout_ms: 5_000,
+            heartbeat_s: 10,
+            idle_timeout_s: 60,
+            slow_consumer_s: 10,
+            snapshot_every_s: 10,
+            snapshot_every_records: 100_000,
+            lag_records_max: 100_000,
+            dev_command_cost_us: BTreeMap::new(),
+            jwt_secret: None,
+            cluster_secret: None,
+            node_id: None,
+            kafka_brokers: None,
+            redis_host: None,
+            redis_port: 6_379,
+            aws_region: None,
+            s3_bucket: None,
+        }
+    }
+}
+
+/// Why the settings were refused; each has a stable code.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("config_invalid: {0}")]
+    Invalid(#[from] Box<figment::Error>),
+    #[error("config_file_missing: there is no file {}", path.display())]
+    FileMissing { path: PathBuf },
+    #[error("config_value_invalid: {key} {what}")]
+    Value { key: &'static str, what: String },
+    /// The outside adapters are not part of this version.
+    #[error(
+        "config_cluster_not_supported: {key} is set, but this version is the embedded exchange only: log, routes and \
+         snapshots are inside the process. Unset it to start"
+    )]
+    ClusterNotSupported { key: &'static str },
+    #[error(
+        "config_secret_needed: http_host {host} is not a loopback address, and without a JWT secret \
+         (HOTBOOK_JWT_SECRET or jwt_secret) anyone could trade for anyone. Set one, or bind 127.0.0.1"
+    )]
+    SecretNeeded { host: String },
+}
+
+impl From<figment::Error> for ConfigError {
+    fn from(e: figment::Error) -> Self {
+        Self::Invalid(Box::new(e))
+    }
+}
+
+/// What the original deployment sets, by our key.
+const ORIGINAL_ENVIRONMENT: [(&str, &str); 6] = [
+    ("KAFKA_BROKERS", "kafka_brokers"),
+    ("REDIS_HOST", "redis_host"),
+    ("REDIS_PORT", "redis_port"),
+    ("AWS_REGION", "aws_region"),
+    ("GRPC_PORT", "grpc_port"),
+    ("LOG_LEVEL", "log_level"),
+];
+
+/// Keys whose values are text even if they look like numbers.
+const TEXT_KEYS: [&str; 10] = [
+    "http_host",
+    "data_dir",
+    "log_level",
+    "jwt_secret",
+    "cluster_secret",
+    "node_id",
+    "kafka_brokers",
+    "redis_host",
+    "aws_region",
+    "s3_bucket",
+];
+
+/// Puts the layers together: defaults < file < environment < flags.
+///
+/// # Errors
+/// [`ConfigError`], naming the key and where it came from.
+pub fn load(
+    file: Option<&Path>,
+    environment: impl Iterator<Item = (String, String)>,
+    flags: Dict,
+) -> Result<Config, ConfigError> {
+    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    if let Some(path) = file {
+        if !path.is_file() {
+            return Err(ConfigError::FileMissing { path: path.to_owned() });
+        }
+        figment = figment.merge(Toml::file_exact(path));
+    }
+    let config: Config = figment
+        .merge(Serialized::globals(environment_layer(environment)))
+        .merge(Serialized::globals(flags))
+        .extract()?;
+    config.check()?;
+    Ok(config)
+}
+
+fn environment_layer(environment: impl Iterator<Item = (String, String)>) -> Dict {
+    let mut layer = Dict::new();
+    for (name, text) in environment {
+        let original = ORIGINAL_ENVIRONMENT.iter().find(|(n, _)| *n == name).map(|(_, key)| (*key).to_owned());
+        let Some(key) = original.or_else(|| name.strip_prefix("HOTBOOK_").map(str::to_ascii_lowercase)) else {
+            continue;
+        };
+        // An empty variable is an unset one, as with the AWS SDK.
+        if text.is_empty() {
+            continue;
+        }
+        let is_text = TEXT_KEYS.contains(&key.as_str());
+        let value = if is_text { Value::from(text) } else { text.parse().unwrap_or(Value::from(text)) };
+        layer.insert(key, value);
+    }
+    layer
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        let cluster = [
+            ("KAFKA_BROKERS", &self.kafka_brokers),
+            ("REDIS_HOST", &self.redis_host),
+            ("HOTBOOK_S3_BUCKET", &self.s3_bucket),
+        ];
+        for (key, value) in cluster {
+            if value.as_ref().is_some_and(|v| !v.is_empty()) {
+                return Err(ConfigError::ClusterNotSupported { key });
+            }
+        }
+        let positive = [
+            ("nodes", self.nodes as u64),
+            ("partitions", u64::from(self.partitions)),
+            ("book_arbiters_per_node", self.book_arbiters_per_node as u64),
+            ("answer_timeout_ms", self.answer_timeout_ms),
+            ("heartbeat_s", self.heartbeat_s),
+            ("idle_timeout_s", self.idle_timeout_s),
+            ("slow_consumer_s", self.slow_consumer_s),
+            ("snapshot_every_s", self.snapshot_every_s),
+            ("snapshot_every_records", self.snapshot_every_records),
+            ("lag_records_max", self.lag_records_max),
+        ];
+        for (key, value) in positive {
+            if value == 0 {
+                return Err(ConfigError::Value { key, what: "must be above 0".into() });
+            }
+        }
+        if let Some(symbol) = self.dev_command_cost_us.keys().find(|s| crate::domain::Symbol::new(s).is_err()) {
+            return Err(ConfigError::Value {
+                key: "dev_command_cost_us",
+                what: format!("names `{symbol}`, no symbol"),
+            });
+        }
+        if self.jwt_secret.is_none() && !self.is_loopback() {
+            return Err(ConfigError::SecretNeeded { host: self.http_host.clone() });
+        }
+        Ok(())
+    }
+
+    /// Whether only this machine can reach the server.
+    pub fn is_loopback(&self) -> bool {
+        self.http_host == "localhost" || self.http_host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
+    }
+
+    /// The effective values as TOML, secrets masked.
+    pub fn masked(&self) -> String {
+        let mut shown = self.clone();
+        for secret in [&mut shown.jwt_secret, &mut shown.cluster_secret].into_iter().flatten() {
+            *secret = "********".into();
+        }
+        toml::to_string(&shown).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>().into_iter()
+    }
+
+    #[test]
+    fn layers_lie_on_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hotbook.toml");
+        std::fs::write(&file, "http_port = 1\nnodes = 2\nanswer_timeout_ms = 7\n[dev_command_cost_us]\nTSLA = 9\n")
+            .unwrap();
+        let env = environment(&[("HOTBOOK_HTTP_PORT", "3"), ("HOTBOOK_NODES", "4"), ("LOG_LEVEL", "debug")]);
+        let c = load(Some(&file), env, Dict::from([("nodes".into(), Value::from(5))])).unwrap();
+        assert_eq!((c.http_port, c.nodes, c.answer_timeout_ms), (3, 5, 7));
+        assert_eq!((c.log_level.as_str(), c.dev_command_cost_us["TSLA"]), ("debug", 9));
+    }
+
+    #[test]
+    fn unknown_keys_are_refused_in_every_layer() {
+        let e = load(None, environment(&[("HOTBOOK_HTP_PORT", "1")]), Dict::new()).unwrap_err();
+        assert!(e.to_string().contains("htp_port"), "{e}");
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("hotbook.toml");
+        std::fs::write(&file, "port = 1\n").unwrap();
+        assert!(load(Some(&file), environment(&[]), Dict::new()).unwrap_err().to_string().contains("port"));
+    }
+
+    #[test]
+    fn secrets_are_text_and_masked() {
+        let env = environment(&[("HOTBOOK_JWT_SECRET", "12345"), ("HOTBOOK_HTTP_HOST", "0.0.0.0")]);
+        let c = load(None, env, Dict::new()).unwrap();
+        assert_eq!(c.jwt_secret.as_deref(), Some("12345"));
+        assert!(!c.masked().contains("12345") && c.masked().contains("********"));
+    }
+
+    #[test]
+    fn unsafe_or_unsupported_settings_have_a_code() {
+        let code = |pairs: &[(&str, &str)]| {
+            let e = load(None, environment(pairs), Dict::new()).unwrap_err().to_string();
+            e.split(':').next().unwrap().to_owned()
+        };
+        assert_eq!(code(&[("HOTBOOK_HTTP_HOST", "0.0.0.0")]), "config_secret_needed");
+        assert_eq!(code(&[("KAFKA_BROKERS", "b:9092")]), "config_cluster_not_supported");
+        assert_eq!(code(&[("REDIS_HOST", "r")]), "config_cluster_not_supported");
+        assert_eq!(code(&[("HOTBOOK_S3_BUCKET", "s")]), "config_cluster_not_supported");
+        assert_eq!(code(&[("HOTBOOK_NODES", "0")]), "config_value_invalid");
+        assert_eq!(code(&[("HOTBOOK_NODES", "many")]), "config_invalid");
+    }
+}

@@ -1,1 +1,5 @@
 //! The public surface: REST, WebSocket, admin.
+
+pub mod decimal;
+pub mod error;
+pub mod schema;

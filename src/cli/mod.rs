@@ -1,6 +1,95 @@
 //! The command line.
 
+mod inspect;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use figment::value::{Dict, Value};
+
+use crate::config::{self, Config};
+
+/// An exchange whose order books move between machines while they trade.
+#[derive(Debug, Parser)]
+#[command(name = "hotbook", version, about)]
+struct Cli {
+    /// Without one: `serve --demo`.
+    #[command(subcommand)]
+    command: Option<Action>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    /// Checks the settings and prints the effective values, secrets masked.
+    CheckConfig(ServeArgs),
+    /// Looks into snapshot files.
+    #[command(subcommand)]
+    Snapshot(inspect::SnapshotAction),
+}
+
+/// What `serve` and `check-config` take.
+#[derive(Debug, Default, Args)]
+pub struct ServeArgs {
+    /// Settings file (TOML).
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Nodes in this process, each with books and threads of its own.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// Where log and snapshots are kept.
+    #[arg(long)]
+    data: Option<PathBuf>,
+    /// Lists a few symbols and runs a gentle synthetic flow.
+    #[arg(long)]
+    demo: bool,
+    /// HTTP port; 0 takes a free one.
+    #[arg(long)]
+    http_port: Option<u16>,
+}
+
+impl ServeArgs {
+    /// The effective settings.
+    ///
+    /// # Errors
+    /// See [`config::load`].
+    pub fn settings(&self) -> Result<Config, config::ConfigError> {
+        let mut flags = Dict::new();
+        if let Some(n) = self.nodes {
+            flags.insert("nodes".into(), Value::from(n));
+        }
+        if let Some(port) = self.http_port {
+            flags.insert("http_port".into(), Value::from(port));
+        }
+        if let Some(data) = &self.data {
+            flags.insert("data_dir".into(), Value::from(data.to_string_lossy().into_owned()));
+        }
+        if self.demo {
+            flags.insert("demo".into(), Value::from(true));
+        }
+        config::load(self.config.as_deref(), std::env::vars(), flags)
+    }
+}
+
 /// Runs the program.
-pub fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done =
+        match cli.command.unwrap_or_else(|| Action::CheckConfig(ServeArgs { demo: true, ..ServeArgs::default() })) {
+            Action::CheckConfig(args) => check_config(&args),
+            Action::Snapshot(action) => inspect::run(&action),
+        };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("hotbook: {e:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn check_config(args: &ServeArgs) -> Result<()> {
+    print!("{}", args.settings()?.masked());
+    Ok(())
 }
