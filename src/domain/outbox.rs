@@ -224,6 +224,15 @@ impl Outbox {
         self.count
     }
 
+    /// Takes what was written out, without a copy; the numbering goes on.
+    pub fn take(&mut self) -> Vec<u8> {
+        self.count = 0;
+        self.last = None;
+        // The next batch will need about as much.
+        let capacity = self.bytes.len();
+        std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity))
+    }
+
     /// Forgets the written outputs, keeps the numbering.
     pub fn clear(&mut self) {
         self.bytes.clear();

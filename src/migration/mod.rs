@@ -1,1 +1,4 @@
 //! Who owns a machine and how it passes on: pure state machines (HANDOVER).
+
+pub mod replica;
+pub mod snapshot;
