@@ -3,6 +3,8 @@
 //! Appends are asynchronous, their acknowledgement may lack an offset; a producer session is FIFO and ends as a whole;
 //! reads are by (topic, partition, offset) and give durable records only; nothing is atomic across partitions.
 
+pub mod embedded;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;

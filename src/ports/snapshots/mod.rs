@@ -1,5 +1,7 @@
 //! The snapshots port: immutable files named by symbol, offset and epoch.
 
+pub mod folder;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
