@@ -51,11 +51,14 @@ pub struct EmbeddedLogOptions {
     pub partitions: u32,
     pub segment_bytes: u64,
     pub cache_bytes: usize,
+    /// Whether the space of the next segment is written with zeros in the background: see the figures above.
+    pub prepares_segments: bool,
 }
 
 impl EmbeddedLogOptions {
     pub fn new(folder: impl Into<PathBuf>, partitions: u32) -> Self {
-        Self { folder: folder.into(), partitions, segment_bytes: SEGMENT_BYTES, cache_bytes: CACHE_BYTES }
+        let folder = folder.into();
+        Self { folder, partitions, segment_bytes: SEGMENT_BYTES, cache_bytes: CACHE_BYTES, prepares_segments: true }
     }
 }
 
@@ -92,6 +95,7 @@ impl EmbeddedLog {
         let sizes = Sizes {
             segment_bytes: options.segment_bytes.clamp(1 << 12, SEGMENT_BYTES_MAX),
             cache_bytes: options.cache_bytes,
+            prepares_segments: options.prepares_segments,
         };
         let queue = Arc::new(Queue::default());
         let writer = Writer::new(Arc::clone(&shared), Arc::clone(&queue), end, &sizes, lock)?;

@@ -73,9 +73,11 @@ impl Compacted {
         self.live.insert(offset, record);
     }
 
-    /// Forgets removed keys for good. Until then the empty record itself tells followers of the removal.
+    /// Forgets removed keys for good. Until then the empty record itself tells followers of the removal. The newest
+    /// record stays in any case: who reads up to the end must find something there.
     pub fn drop_tombstones(&mut self) {
-        self.live.retain(|_, record| !record.value.is_empty());
+        let newest = self.live.keys().next_back().copied();
+        self.live.retain(|offset, record| !record.value.is_empty() || Some(*offset) == newest);
         let live = &self.live;
         self.newest.retain(|_, offset| live.contains_key(offset));
     }

@@ -65,6 +65,7 @@ pub struct Writer {
 pub struct Sizes {
     pub segment_bytes: u64,
     pub cache_bytes: usize,
+    pub prepares_segments: bool,
 }
 
 impl Writer {
@@ -81,7 +82,7 @@ impl Writer {
         shared.segments.lock().users.entry(active.number).or_default();
         shared.segments.lock().active = active.number;
         let next = shared.partitions.iter().map(|p| p.inner.lock().end).collect();
-        let preparer = Some(Preparer::start(shared.folder.clone(), sizes.segment_bytes));
+        let preparer = sizes.prepares_segments.then(|| Preparer::start(shared.folder.clone(), sizes.segment_bytes));
         let writer = Self {
             shared,
             queue,
@@ -270,7 +271,7 @@ impl Writer {
             segments.users.entry(number).or_default();
             segments.active = number;
         }
-        if self.preparer.is_none() {
+        if is_ready {
             self.preparer = Some(Preparer::start(self.shared.folder.clone(), self.segment_bytes));
         }
         Ok(())
