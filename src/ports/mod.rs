@@ -2,4 +2,5 @@
 
 pub mod identity;
 pub mod log;
+pub mod routes;
 pub mod snapshots;

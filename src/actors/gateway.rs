@@ -1,0 +1,290 @@
+//! The gateway: everything between the logs and the edge. Works alike with or without an engine in the process.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix::prelude::*;
+use actix_rt::ArbiterHandle;
+use bytestring::ByteString;
+use tokio::sync::oneshot;
+
+use super::connections::Connections;
+use super::directory::Directory;
+use super::egress::{Egress, EgressParts, EventPositions};
+use super::mirror::{Mirrors, Start, read_starts};
+use super::router::{Refusal, RouterCore, RouterParts};
+use super::waiters::Waiters;
+use crate::domain::{Origin, Output, Symbol, UserId};
+use crate::ports::log::{Log, LogError};
+use crate::ports::routes::{Routes, local::LocalRoutes};
+use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
+use crate::wire::Keyring;
+
+/// Number of a connection within its gateway; 0 stands for REST.
+pub type ConnectionId = u32;
+
+/// What a connection can listen to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Channel {
+    Depth,
+    Trades,
+    Ticker,
+    /// All of the user's own orders, whichever way they were sent; the symbol is ignored.
+    Orders,
+}
+
+/// An output and what is needed to write it down for a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    pub symbol: Symbol,
+    pub price_scale: u8,
+    pub output: Output,
+}
+
+/// Why an output goes to a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It answers a command of this connection.
+    Answer,
+    /// The taker's side of a trade is this connection's (or its user's) order.
+    Taker,
+    /// The maker's side is.
+    Maker,
+    /// An order of this connection or its user changed.
+    Update,
+}
+
+/// Something for a connection.
+#[derive(Debug, Clone)]
+pub enum Push {
+    Own {
+        said: Arc<Said>,
+        role: Role,
+    },
+    /// Ready JSON text.
+    Market(ByteString),
+}
+
+/// Where a connection's outputs go.
+pub trait Sink: Send + Sync {
+    /// Takes a batch. Never blocks and never calls the gateway back: locks of it are held. The bound, and what happens
+    /// at it, are its owner's.
+    fn push(&self, batch: Vec<Push>);
+}
+
+/// All outputs of one command, first to last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub said: Vec<Arc<Said>>,
+}
+
+/// Bounds of a gateway.
+#[derive(Debug, Clone, Copy)]
+pub struct GatewayLimits {
+    /// A book further behind than this takes no new orders.
+    pub lag_records_max: u64,
+    /// Orders not yet durable: 64 MiB is about 400,000 of them.
+    pub queue_bytes_max: usize,
+    /// Market data subscriptions of one connection: 16,384 x 48 bytes = 768 KiB.
+    pub subscriptions_per_connection_max: usize,
+    /// REST requests that wait for an answer: as many as a server has sockets.
+    pub answers_waiting_max: usize,
+    /// Events read at once per partition: 256 x at most 512 KiB, usually 256 x 50 KiB = 13 MB.
+    pub read_records_max: usize,
+    /// Events read before the oldest snapshot's position, so that finished orders, trades and the ticker of before a
+    /// restart are there again.
+    pub history_records: u64,
+}
+
+impl Default for GatewayLimits {
+    fn default() -> Self {
+        Self {
+            lag_records_max: 50_000,
+            queue_bytes_max: 64 << 20,
+            subscriptions_per_connection_max: 16_384,
+            answers_waiting_max: 65_536,
+            read_records_max: 256,
+            history_records: 2_000,
+        }
+    }
+}
+
+/// What a gateway is made of.
+pub struct GatewayParts {
+    pub log: Arc<dyn Log>,
+    pub snapshots: Arc<dyn SnapshotStore>,
+    pub directory: Arc<Directory>,
+    pub keyring: Arc<Keyring>,
+    pub limits: GatewayLimits,
+}
+
+/// Why a gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    #[error("log: {0}")]
+    Log(#[from] LogError),
+    #[error("snapshots: {0}")]
+    Snapshots(#[from] SnapshotStoreError),
+    #[error("the machine gives no random numbers: {0}")]
+    Random(getrandom::Error),
+}
+
+/// See the module. All methods may be called from any thread.
+pub struct Gateway {
+    incarnation: u64,
+    mirrors: Arc<Mirrors>,
+    connections: Arc<Connections>,
+    waiters: Arc<Waiters>,
+    router: Arc<RouterCore>,
+    positions: Arc<EventPositions>,
+    routes: Arc<dyn Routes>,
+    level: Arc<AtomicBool>,
+    /// Of the egress; stopped with the gateway.
+    arbiter: ArbiterHandle,
+}
+
+impl Gateway {
+    /// Restores the mirrors from the newest valid snapshots and starts the egress on an arbiter of its own, which
+    /// reads `events` from there on. Must be called inside an actix system.
+    ///
+    /// # Errors
+    /// [`GatewayError`].
+    pub async fn start(parts: GatewayParts) -> Result<Arc<Self>, GatewayError> {
+        let starts = read_starts(&*parts.snapshots).await?;
+        Self::start_from(parts, starts).await
+    }
+
+    pub(super) async fn start_from(parts: GatewayParts, starts: Vec<Start>) -> Result<Arc<Self>, GatewayError> {
+        let GatewayParts { log, directory, keyring, limits, .. } = parts;
+        let incarnation = random_incarnation()?;
+        let mirrors = Arc::new(Mirrors::default());
+        let connections = Arc::new(Connections::new(incarnation, limits.subscriptions_per_connection_max));
+        let waiters = Arc::new(Waiters::new(limits.answers_waiting_max));
+        let positions = Arc::new(EventPositions::default());
+        let routes: Arc<dyn Routes> = Arc::new(LocalRoutes::default());
+        let level = Arc::new(AtomicBool::new(false));
+        let egress = EgressParts {
+            log: Arc::clone(&log),
+            mirrors: Arc::clone(&mirrors),
+            connections: Arc::clone(&connections),
+            waiters: Arc::clone(&waiters),
+            positions: Arc::clone(&positions),
+            routes: Arc::clone(&routes),
+            level: Arc::clone(&level),
+            limits,
+        };
+        let egress = Egress::restore(egress, starts).await?;
+        let arbiter = Arbiter::new();
+        Egress::start_in_arbiter(&arbiter.handle(), |_| egress);
+        let router = RouterCore::new(RouterParts {
+            log,
+            mirrors: Arc::clone(&mirrors),
+            directory,
+            keyring,
+            lag_records_max: limits.lag_records_max,
+            queue_bytes_max: limits.queue_bytes_max,
+        })?;
+        let (router, arbiter) = (Arc::new(router), arbiter.handle());
+        Ok(Arc::new(Self { incarnation, mirrors, connections, waiters, router, positions, routes, level, arbiter }))
+    }
+
+    /// Drawn at random at each start, never 0: tells this gateway's commands from all others in the log.
+    pub fn incarnation(&self) -> u64 {
+        self.incarnation
+    }
+
+    /// Enters a connection.
+    pub fn connect(&self, user: Option<UserId>, sink: Arc<dyn Sink>) -> ConnectionId {
+        self.connections.connect(user, sink)
+    }
+
+    /// Says whose connection it is.
+    pub fn authenticate(&self, id: ConnectionId, user: UserId) {
+        self.connections.authenticate(id, user);
+    }
+
+    /// Ends all subscriptions; what is still said of its orders goes nowhere.
+    pub fn disconnect(&self, id: ConnectionId) {
+        self.connections.disconnect(id, &self.mirrors);
+    }
+
+    /// The origin of the connection's next command: the upper half of its counter is the connection, so that answers
+    /// are routed without a map.
+    pub fn origin(&self, id: ConnectionId) -> Origin {
+        self.connections.origin(id)
+    }
+
+    /// Starts a channel: where it stands now is pushed first, then every change, without a gap.
+    ///
+    /// # Errors
+    /// [`Refusal::UnknownSymbol`], [`Refusal::TooManySubscriptions`], [`Refusal::NotAuthenticated`] for
+    /// [`Channel::Orders`] without a user, [`Refusal::NotConnected`].
+    pub fn subscribe(&self, id: ConnectionId, channel: Channel, symbol: Symbol) -> Result<(), Refusal> {
+        self.connections.subscribe(id, channel, symbol, &self.mirrors)
+    }
+
+    pub fn unsubscribe(&self, id: ConnectionId, channel: Channel, symbol: Symbol) {
+        self.connections.unsubscribe(id, channel, symbol, &self.mirrors);
+    }
+
+    /// An origin for one REST command, and where all outputs of that command will come, once the mirrors show them.
+    /// The receiver is closed at once when [`GatewayLimits::answers_waiting_max`] requests wait already; it is closed
+    /// too when the answer was forgotten.
+    pub fn expect_answer(&self) -> (Origin, oneshot::Receiver<Answer>) {
+        let (number, answer) = self.waiters.expect();
+        (Origin { gateway: self.incarnation, counter: u64::from(number) }, answer)
+    }
+
+    /// Stops waiting for an answer; should it come later, it is dropped.
+    pub fn forget_answer(&self, origin: Origin) {
+        if self.connections.of_origin(origin) == Some(0) {
+            self.waiters.forget(origin.counter as u32);
+        }
+    }
+
+    pub fn mirrors(&self) -> &Mirrors {
+        &self.mirrors
+    }
+
+    /// Whether everything that `events` held at start is in the mirrors.
+    pub fn is_level(&self) -> bool {
+        self.level.load(Ordering::Acquire)
+    }
+
+    /// The router's logic; an actor around it is `Router::new(gateway.router())`.
+    pub fn router(&self) -> Arc<RouterCore> {
+        Arc::clone(&self.router)
+    }
+
+    /// Where in `events` each symbol's last seq was first met.
+    pub fn positions(&self) -> Arc<EventPositions> {
+        Arc::clone(&self.positions)
+    }
+
+    pub fn routes(&self) -> &Arc<dyn Routes> {
+        &self.routes
+    }
+
+    /// Ends the egress. Nothing is delivered any more.
+    pub fn stop(&self) {
+        self.arbiter.stop();
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        self.arbiter.stop();
+    }
+}
+
+fn random_incarnation() -> Result<u64, GatewayError> {
+    loop {
+        let mut bytes = [0; 8];
+        getrandom::fill(&mut bytes).map_err(GatewayError::Random)?;
+        match u64::from_le_bytes(bytes) {
+            // 0 marks a record that no gateway wrote.
+            0 => {}
+            incarnation => return Ok(incarnation),
+        }
+    }
+}

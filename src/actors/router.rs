@@ -1,0 +1,220 @@
+//! The router: from a command that a client sent to a record in the `orders` log.
+//!
+//! Everything is in [`RouterCore`], which any thread may call; [`Router`] is the actor around it.
+
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use parking_lot::RwLock;
+
+use super::directory::Directory;
+use super::mirror::Mirrors;
+use crate::clock;
+use crate::domain::{Command, Instrument, NewOrder, OrderKind, Origin, Reason, Symbol, UserId};
+use crate::ports::log::{
+    Log, LogError, NewRecord, Receipt, Session, SessionOptions, Topic, TopicPartition, partition_of,
+};
+use crate::wire::{Control, Keyring, orders};
+
+/// Why nothing was appended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("the symbol is not listed")]
+    UnknownSymbol,
+    /// The book is too far behind, or the log's queue is full: try later.
+    #[error("the symbol or the log is behind")]
+    Overloaded,
+    /// The instrument's rules do not let it in.
+    #[error("{}", .0.text())]
+    Invalid(Reason),
+    #[error("the orders log takes no records now")]
+    LogUnavailable,
+    #[error("only the cluster itself may send this")]
+    Forbidden,
+    #[error("this connection holds as many subscriptions as it may")]
+    TooManySubscriptions,
+    #[error("a valid token is needed")]
+    NotAuthenticated,
+    #[error("the connection is gone")]
+    NotConnected,
+}
+
+impl Refusal {
+    /// The stable code that clients see.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::UnknownSymbol => "unknown_symbol",
+            Self::Overloaded => "overloaded",
+            Self::Invalid(reason) => reason.code(),
+            Self::LogUnavailable => "log_unavailable",
+            Self::Forbidden => "forbidden",
+            Self::TooManySubscriptions => "too_many_subscriptions",
+            Self::NotAuthenticated => "unauthorized",
+            Self::NotConnected => "internal",
+        }
+    }
+
+    /// Reads the error of a receipt: what it means that a record is not known to be durable. `None`: the outcome is
+    /// not known, and a client must be told just that.
+    pub fn of_receipt(error: &LogError) -> Option<Self> {
+        match error {
+            LogError::Full => Some(Self::Overloaded),
+            LogError::TooLarge { .. } | LogError::NoPartition { .. } | LogError::ReadOnly => Some(Self::LogUnavailable),
+            _ => None,
+        }
+    }
+}
+
+/// What a connection or request wants appended. The authority of a CANCEL_ALL is filled in by the router.
+#[derive(Debug, Message)]
+#[rtype(result = "Result<Receipt, Refusal>")]
+pub struct Submit {
+    pub symbol: Symbol,
+    pub command: Command,
+    /// Comes back in the header of every output of this command.
+    pub origin: Origin,
+}
+
+/// What the router needs to know.
+pub(super) struct RouterParts {
+    pub log: Arc<dyn Log>,
+    pub mirrors: Arc<Mirrors>,
+    pub directory: Arc<Directory>,
+    pub keyring: Arc<Keyring>,
+    /// Records by which a book may be behind before new orders for it are refused.
+    pub lag_records_max: u64,
+    /// Bytes of orders not yet durable: above it, receipts say [`LogError::Full`].
+    pub queue_bytes_max: usize,
+}
+
+/// Checks, encodes, appends. Plain and shared by all threads: its only lock is around the log session's handle.
+pub struct RouterCore {
+    parts: RouterParts,
+    session: RwLock<Arc<dyn Session>>,
+}
+
+impl RouterCore {
+    /// Opens the gateway's own session of the log.
+    ///
+    /// # Errors
+    /// As [`Log::open_session`].
+    pub(super) fn new(parts: RouterParts) -> Result<Self, LogError> {
+        let session = RwLock::new(open(&parts)?);
+        tracing::info!("accounts are not kept yet: the router admits every order, whatever its user owns");
+        Ok(Self { parts, session })
+    }
+
+    /// Checks the command and appends it. The receipt resolves when the record is durable: only then may a client be
+    /// told RECEIVED. The log's queue is bounded: a receipt that says [`LogError::Full`] is [`Refusal::Overloaded`],
+    /// nothing was appended; see [`Refusal::of_receipt`] for the others.
+    ///
+    /// # Errors
+    /// [`Refusal`]: nothing was appended.
+    pub fn submit(&self, submit: Submit) -> Result<Receipt, Refusal> {
+        let Submit { symbol, command, origin } = submit;
+        let instrument = self.parts.mirrors.instrument(&symbol).ok_or(Refusal::UnknownSymbol)?;
+        check(&instrument, &command).map_err(Refusal::Invalid)?;
+        let partition = partition_of(symbol.as_bytes(), self.parts.log.partitions());
+        let value = match &command {
+            Command::Add(order) => {
+                self.admit(&order.user)?;
+                self.refuse_if_behind(&symbol)?;
+                orders::encode(&symbol, &command)
+            }
+            Command::Replace { .. } => {
+                self.refuse_if_behind(&symbol)?;
+                orders::encode(&symbol, &command)
+            }
+            // Taking orders out of a book that is behind helps it.
+            Command::Cancel { .. } => orders::encode(&symbol, &command),
+            Command::CancelAll { user, .. } => {
+                self.parts.keyring.encode(&symbol, partition, Control::CancelAll { user: *user }, clock::now())
+            }
+            _ => return Err(Refusal::Forbidden),
+        };
+        let record = NewRecord {
+            to: TopicPartition { topic: Topic::Orders, partition },
+            key: Bytes::copy_from_slice(symbol.as_bytes()),
+            header: Bytes::copy_from_slice(&origin.to_bytes()),
+            value,
+        };
+        let session = Arc::clone(&self.session.read());
+        Ok(session.append(record))
+    }
+
+    /// Opens a new session after a receipt said that the old one ended: nothing behind the failed record landed, and
+    /// nothing would land on it any more.
+    ///
+    /// # Errors
+    /// [`Refusal::LogUnavailable`].
+    pub fn reopen(&self) -> Result<(), Refusal> {
+        let session = open(&self.parts).map_err(|e| {
+            tracing::error!(error = %e, "no new session of the orders log");
+            Refusal::LogUnavailable
+        })?;
+        *self.session.write() = session;
+        Ok(())
+    }
+
+    /// The account step admits everything: no account is kept yet, so nobody's funds or shares are looked at.
+    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // the place where account shards will be asked
+    fn admit(&self, _user: &UserId) -> Result<(), Refusal> {
+        Ok(())
+    }
+
+    fn refuse_if_behind(&self, symbol: &Symbol) -> Result<(), Refusal> {
+        let lag = self.parts.directory.get(symbol).map_or(0, |book| book.lag());
+        if lag > self.parts.lag_records_max { Err(Refusal::Overloaded) } else { Ok(()) }
+    }
+}
+
+fn open(parts: &RouterParts) -> Result<Arc<dyn Session>, LogError> {
+    parts.log.open_session(SessionOptions { name: "gateway".into(), queue_bytes_max: parts.queue_bytes_max })
+}
+
+/// What the instrument says before the log is asked. The book checks again: the log has other producers.
+fn check(instrument: &Instrument, command: &Command) -> Result<(), Reason> {
+    match command {
+        Command::Add(NewOrder { kind, quantity, .. }) => {
+            instrument.check_quantity(*quantity)?;
+            if let OrderKind::Limit { price } | OrderKind::StopLimit { price, .. } = kind {
+                instrument.check_price(*price)?;
+                instrument.check_value(*price, *quantity)?;
+            }
+            Ok(())
+        }
+        Command::Replace { price, quantity, .. } => {
+            price.map_or(Ok(()), |p| instrument.check_price(p))?;
+            quantity.map_or(Ok(()), |q| instrument.check_quantity(q))?;
+            match (price, quantity) {
+                (Some(price), Some(quantity)) => instrument.check_value(*price, *quantity),
+                _ => Ok(()),
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The actor: one per arbiter, so that a message to it never leaves the thread. Order-sensitive, so synchronous.
+pub struct Router {
+    core: Arc<RouterCore>,
+}
+
+impl Router {
+    pub fn new(core: Arc<RouterCore>) -> Self {
+        Self { core }
+    }
+}
+
+impl Actor for Router {
+    type Context = Context<Self>;
+}
+
+impl Handler<Submit> for Router {
+    type Result = Result<Receipt, Refusal>;
+
+    fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
+        self.core.submit(submit)
+    }
+}
