@@ -4,6 +4,20 @@
 //! *Owns* the folder `<data>/log` ([`folder`] lists the files). *Never* shows a record that is not durable, skips a gap,
 //! or waits to make a group larger. *Start reading at* [`writer`]; then [`partition`] for readers, [`scan`] for what
 //! happens at start, [`shared`] for trimming.
+//!
+//! **Why zeros are written ahead.** One write of 250 bytes and one `fdatasync` on ext4 (virtual disk, idle machine, 1,500
+//! times each): appending p50 151 to 166 us, overwriting space that was written with zeros before p50 105 to 107 us; for
+//! 16 KB 184 to 200 us against 111 to 120 us. Space that was only reserved (`fallocate`) is as slow as appending for
+//! large writes, because its extents change state at the first write. So a thread fills the next segment with zeros;
+//! until it is ready the current one is appended to.
+//!
+//! **A torn end** is what a crash left of the last group: it was never acknowledged and is cut off with a warning. Bytes
+//! that are broken although a later group exists, or in an earlier segment, were durable: that is damage and the log does
+//! not open ([`LogError::Damaged`]). After a cut below the durable mark (the disk lost what it had promised) an error says
+//! so.
+//!
+//! **A reader in another process** never goes beyond the durable mark while a writer lives. Without a writer it reads all
+//! whole records, which is what the next writer will find.
 
 mod folder;
 mod frame;

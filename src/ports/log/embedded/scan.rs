@@ -75,11 +75,10 @@ fn scan_segment(
     if header.log_id != shared.meta.id || header.segment != number {
         return Err(damaged(format!("segment {number} belongs elsewhere")));
     }
-    if let Some(p) = previous.filter(|p| p.segment == header.previous) {
-        if p.position != u64::from(header.previous_end) {
-            let (was, is) = (header.previous_end, p.position);
-            return Err(damaged(format!("segment {} ended at {was} and now ends at {is}", p.segment)));
-        }
+    let ends_elsewhere = |p: &Cursor| p.segment == header.previous && p.position != u64::from(header.previous_end);
+    if let Some(p) = previous.filter(ends_elsewhere) {
+        let (was, is) = (header.previous_end, p.position);
+        return Err(damaged(format!("segment {} ended at {was} and now ends at {is}", p.segment)));
     }
     let end = scan_frames(shared, number, bytes, 0, SEGMENT_HEADER_BYTES)?;
     if bytes[end..].iter().all(|b| *b == 0) {
@@ -112,13 +111,12 @@ fn check_nothing_later(shared: &Shared, number: u64, bytes: &Bytes, broken: usiz
     while at + FRAME_HEADER_BYTES <= bytes.len() {
         // Cheap looks first: a possible length, and a group that begins after the broken bytes and not after here.
         let group = u32::from_le_bytes([bytes[at + 8], bytes[at + 9], bytes[at + 10], bytes[at + 11]]) as usize;
-        if group > broken && group <= at && frame::length_at(&bytes[at..]).is_some() {
-            if let Found::Frame(frame) = frame::decode(&bytes[at..], salt) {
-                let to = frame.to;
-                return Err(damaged(format!(
-                    "segment {number} at {broken}: broken, and at {at} there is a later record of {to:?}"
-                )));
-            }
+        let is_possible = group > broken && group <= at && frame::length_at(&bytes[at..]).is_some();
+        if let Some(Found::Frame(frame)) = is_possible.then(|| frame::decode(&bytes[at..], salt)) {
+            let to = frame.to;
+            return Err(damaged(format!(
+                "segment {number} at {broken}: broken, and at {at} there is a later record of {to:?}"
+            )));
         }
         at += 1;
     }
@@ -150,7 +148,11 @@ pub fn follow(shared: &Shared, cursor: &mut Option<Cursor>) -> Result<bool, LogE
         let at = match *cursor {
             Some(at) => at,
             None => match shared.folder.segments()?.first() {
-                Some(first) => Cursor { segment: *first, position: 0 },
+                Some(first) => {
+                    // The writer moves starts before it removes segments, so they are read after the list.
+                    shared.reload_starts()?;
+                    Cursor { segment: *first, position: 0 }
+                }
                 None => return Ok(is_new),
             },
         };

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 
 use super::folder::{Folder, Meta, Starts, damaged, io_error};
 use super::frame::{self, Found, Frame, Stamp};
-use super::partition::{Looked, Partition, fetch, record_of};
+use super::partition::{Compacted, Looked, Partition, fetch, record_of};
 use crate::domain::Offset;
 use crate::ports::log::{LogError, Record, Topic, TopicPartition};
 
@@ -256,18 +256,18 @@ impl Shared {
         if end <= known {
             return Ok(());
         }
-        let mut inner = self.partition(SYMBOLS)?.inner.lock();
+        // The file holds all that was live at `end`: what it does not name was removed.
+        let mut compacted = Compacted::default();
         let mut at = 8;
         while at < content.len() {
             let Found::Frame(frame) = frame::decode(&content[at..], 0) else {
                 return Err(damaged(format!("file symbols at {at}")));
             };
-            if let Some(compacted) = inner.compacted.as_mut().filter(|_| frame.stamp.offset >= known) {
-                compacted.insert(record_of(&frame, &content, at));
-            }
+            compacted.insert(record_of(&frame, &content, at));
             at += frame.length;
         }
-        (inner.end, inner.floor) = (end, end);
+        let mut inner = self.partition(SYMBOLS)?.inner.lock();
+        (inner.end, inner.floor, inner.compacted) = (end, end, Some(compacted));
         Ok(())
     }
 }
