@@ -410,3 +410,59 @@ async fn bare_append_latency_is_measured() {
     let took = hotbook::ports::log::embedded::measure::bare_append_latency(folder.path(), 200, 200).await.unwrap();
     assert!(!took.p50.is_zero() && took.p50 <= took.p99 && took.p99 <= took.max, "{took:?}");
 }
+
+/// Set in the child: the folder to write to until a file may grow no more.
+const FULL_CHILD: &str = "HOTBOOK_TEST_LOG_FULL_CHILD";
+
+/// Does nothing unless [`a_disk_that_fails_ends_all_sessions_and_loses_nothing_acknowledged`] starts this binary again.
+#[test]
+fn child_whose_disk_fails() {
+    let Ok(folder) = std::env::var(FULL_CHILD) else { return };
+    let limit = libc::rlimit { rlim_cur: 1 << 20, rlim_max: 1 << 20 };
+    // SAFETY: plain calls with a valid struct; without the handler the kernel would kill us instead of failing the write.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_FSIZE, &limit), 0);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let options = EmbeddedLogOptions { prepares_segments: false, ..EmbeddedLogOptions::new(&folder, PARTITIONS) };
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&options).unwrap());
+        let (one, other) = (session(&log), session(&log));
+        let mut acked = 0;
+        let error = loop {
+            let mut value = format!("{acked} ").into_bytes();
+            value.resize(1_000, b'.');
+            match soon(one.append(record(orders(0), value))).await {
+                Ok(_) => acked += 1,
+                Err(e) => break e,
+            }
+        };
+        assert!(matches!(error, LogError::Io { .. }), "{error:?}");
+        let later = soon(other.append(record(orders(1), "small"))).await;
+        assert!(matches!(later, Err(LogError::SessionEnded { .. })), "every session ended: {later:?}");
+        assert!(log.open_session(SessionOptions { name: String::new(), queue_bytes_max: 1 }).is_err());
+        assert_eq!(all_from(&log, orders(0), 0).await.len(), acked, "what is not durable is not shown");
+        assert!(soon(log.read(orders(0), Offset(acked as u64), 1)).await.is_err(), "nobody waits for ever");
+        assert!(soon(log.close()).await.is_err(), "it did not end well");
+        println!("acked {acked}");
+    });
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_ends_all_sessions_and_loses_nothing_acknowledged() {
+    let bench = Embedded::new();
+    let child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child_whose_disk_fails", "--nocapture", "--test-threads=1"])
+        .env(FULL_CHILD, bench.folder.path())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&child.stdout).into_owned();
+    assert!(child.status.success(), "{said}\n{}", String::from_utf8_lossy(&child.stderr));
+    let acked: usize = said.lines().find_map(|l| l.strip_prefix("acked ")?.parse().ok()).expect("a number");
+    assert!(acked > 500, "{acked}");
+    let log = bench.try_open().expect("the half written record is a torn end");
+    let values = texts(&all_from(&log, orders(0), 0).await);
+    assert!(values.iter().enumerate().all(|(i, v)| v.starts_with(&format!("{i} "))));
+    assert_eq!(values.len(), acked);
+}

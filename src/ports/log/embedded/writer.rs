@@ -103,9 +103,7 @@ impl Writer {
     /// Works until the queue is closed and empty, or the disk fails.
     pub fn run(mut self) {
         while let Some(items) = self.queue.take() {
-            if let Err(error) = self.write(items) {
-                tracing::error!(%error, "the journal cannot be written; all sessions end");
-                self.queue.fail(&error);
+            if self.write(items).is_err() {
                 break;
             }
         }
@@ -115,7 +113,7 @@ impl Writer {
         }
     }
 
-    /// Writes items in groups. On an error those not yet durable are resolved with it.
+    /// Writes items in groups. An error ends all sessions; what is not yet durable is resolved with it.
     fn write(&mut self, mut items: VecDeque<Item>) -> Result<(), LogError> {
         while !items.is_empty() {
             let taken = self.group_of(&items);
@@ -128,6 +126,9 @@ impl Writer {
                 }
                 Err(e) => {
                     let error = io_error("written", e);
+                    tracing::error!(%error, "the journal cannot be written; all sessions end");
+                    // Before anybody hears of it: what is appended after that is refused.
+                    self.queue.fail(&error);
                     for item in group.into_iter().chain(items) {
                         item.resolve(Err(error.clone()));
                     }
