@@ -445,7 +445,8 @@ fn child_whose_disk_fails() {
         assert_eq!(all_from(&log, orders(0), 0).await.len(), acked, "what is not durable is not shown");
         assert!(soon(log.read(orders(0), Offset(acked as u64), 1)).await.is_err(), "nobody waits for ever");
         assert!(soon(log.close()).await.is_err(), "it did not end well");
-        println!("acked {acked}");
+        // The harness has begun a line of its own.
+        println!("\nacked {acked}");
     });
 }
 
