@@ -72,6 +72,17 @@ struct Partition {
     next: Offset,
     /// End of the partition as found at start.
     level_at: Offset,
+    /// Whether it was reached.
+    is_level: bool,
+}
+
+impl Partition {
+    /// Goes on at `next`; says whether that reached the end as found at start, for the first time.
+    fn go_to(&mut self, next: Offset) -> bool {
+        self.next = next;
+        let is_level = next >= self.level_at;
+        is_level && !std::mem::replace(&mut self.is_level, true)
+    }
 }
 
 /// Outputs on their way to connections and requests, gathered over a batch.
@@ -213,6 +224,9 @@ impl EgressCore {
         mut market: Option<&mut MarketBatch>,
         out: &mut Outgoing,
     ) -> Next {
+        if !mirror.wants(record.last()) {
+            return Next::On;
+        }
         for output in Output::decode_all(&record.outputs) {
             let Ok(output) = output else {
                 self.complain(partition, offset);
@@ -346,7 +360,7 @@ impl Egress {
     /// Reads the next batch of a partition; comes back here when it is done.
     fn read(&mut self, partition: u32, wait: Duration, ctx: &mut Context<Self>) {
         let at = &self.partitions[partition as usize];
-        let (from, is_behind) = (at.next, at.next < at.level_at);
+        let (from, is_behind) = (at.next, !at.is_level);
         let log = Arc::clone(&self.core.parts.log);
         let records_max = self.core.parts.limits.read_records_max;
         let slots = is_behind.then(|| Arc::clone(&self.catching_up));
@@ -376,24 +390,12 @@ impl Egress {
         match result {
             Ok(records) => {
                 let next = self.core.batch(partition, &records);
-                let at = &mut self.partitions[partition as usize];
-                let was_behind = at.next < at.level_at;
-                at.next = records.last().map_or(at.next, |r| r.offset.next());
-                if was_behind && at.next >= at.level_at {
-                    self.one_is_level();
-                }
-                if next == Next::Again {
-                    self.partitions[partition as usize].next = Offset(0);
-                }
+                let read = records.last().map_or(self.partitions[partition as usize].next, |r| r.offset.next());
+                self.go_to(partition, if next == Next::Again { Offset(0) } else { read });
                 Some(Duration::ZERO)
             }
             Err(LogError::Trimmed { start, .. }) => {
-                let at = &mut self.partitions[partition as usize];
-                let was_behind = at.next < at.level_at;
-                at.next = start;
-                if was_behind && start >= at.level_at {
-                    self.one_is_level();
-                }
+                self.go_to(partition, start);
                 Some(Duration::ZERO)
             }
             Err(LogError::Closed) => None,
@@ -404,7 +406,10 @@ impl Egress {
         }
     }
 
-    fn one_is_level(&mut self) {
+    fn go_to(&mut self, partition: u32, next: Offset) {
+        if !self.partitions[partition as usize].go_to(next) {
+            return;
+        }
         self.behind -= 1;
         if self.behind == 0 {
             for cell in self.core.parts.mirrors.cells() {
@@ -421,11 +426,9 @@ impl Actor for Egress {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         for partition in 0..self.partitions.len() {
-            let at = &self.partitions[partition];
-            if at.next >= at.level_at {
-                self.one_is_level();
-            }
-            self.read(partition as u32, Duration::ZERO, ctx);
+            let partition = partition as u32;
+            self.go_to(partition, self.partitions[partition as usize].next);
+            self.read(partition, Duration::ZERO, ctx);
         }
     }
 }
@@ -459,5 +462,5 @@ async fn find_partition(
     let of = events_of(partition);
     let (start, end) = (log.start_offset(of).await?, log.end_offset(of).await?);
     let next = from.map_or(start, |from| start.max(Offset(from.0.saturating_sub(history))));
-    Ok(Partition { next, level_at: end })
+    Ok(Partition { next, level_at: end, is_level: false })
 }

@@ -8,3 +8,8 @@ pub mod market_data;
 pub mod mirror;
 pub mod router;
 mod waiters;
+
+#[cfg(test)]
+mod gateway_tests;
+#[cfg(test)]
+mod toy;

@@ -3,10 +3,11 @@
 //! Everything is in [`RouterCore`], which any thread may call; [`Router`] is the actor around it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use super::directory::Directory;
 use super::mirror::Mirrors;
@@ -92,7 +93,11 @@ pub(super) struct RouterParts {
 pub struct RouterCore {
     parts: RouterParts,
     session: RwLock<Arc<dyn Session>>,
+    reopened: Mutex<Option<Instant>>,
 }
+
+/// Sessions are opened at most this often.
+const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
 impl RouterCore {
     /// Opens the gateway's own session of the log.
@@ -102,7 +107,7 @@ impl RouterCore {
     pub(super) fn new(parts: RouterParts) -> Result<Self, LogError> {
         let session = RwLock::new(open(&parts)?);
         tracing::info!("accounts are not kept yet: the router admits every order, whatever its user owns");
-        Ok(Self { parts, session })
+        Ok(Self { parts, session, reopened: Mutex::default() })
     }
 
     /// Checks the command and appends it. The receipt resolves when the record is durable: only then may a client be
@@ -144,11 +149,16 @@ impl RouterCore {
     }
 
     /// Opens a new session after a receipt said that the old one ended: nothing behind the failed record landed, and
-    /// nothing would land on it any more.
+    /// nothing would land on it any more. Many receipts say so at once: calls within a second of one are the same call.
     ///
     /// # Errors
     /// [`Refusal::LogUnavailable`].
     pub fn reopen(&self) -> Result<(), Refusal> {
+        let mut reopened = self.reopened.lock();
+        if reopened.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
+            return Ok(());
+        }
+        *reopened = Some(Instant::now());
         let session = open(&self.parts).map_err(|e| {
             tracing::error!(error = %e, "no new session of the orders log");
             Refusal::LogUnavailable

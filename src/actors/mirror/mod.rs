@@ -150,6 +150,11 @@ impl Mirror {
         }
     }
 
+    /// Whether outputs up to `seq` can tell it anything.
+    pub fn wants(&self, seq: Seq) -> bool {
+        seq > self.seq || self.history.as_ref().is_some_and(|h| seq > h.learned)
+    }
+
     /// Takes one output in. Those of a symbol must come in the order of the `events` log; repeats are harmless.
     pub fn apply(&mut self, output: &Output) -> Applied {
         if output.seq <= self.seq {
