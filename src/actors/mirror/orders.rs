@@ -243,7 +243,7 @@ impl Orders {
     pub fn of_user(&self, symbol: Symbol, scale: u8, user: &UserId) -> Vec<OrderView> {
         let Some(orders) = self.open.get(user) else { return Vec::new() };
         let mut views: Vec<_> = orders.iter().map(|(id, kept)| kept.view(symbol, scale, *user, *id)).collect();
-        views.sort_unstable_by(|a, b| (a.seq, a.order_id).cmp(&(b.seq, b.order_id)));
+        views.sort_unstable_by_key(|o| (o.seq, o.order_id));
         views
     }
 }
