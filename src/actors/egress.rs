@@ -186,7 +186,9 @@ impl EgressCore {
                 break;
             }
         }
-        channels.publish(&market, &mut cell.mirror.write());
+        let mut mirror = cell.mirror.write();
+        metrics::counter!("hotbook_gateway_outputs_total").increment(mirror.seq().0 - market.before.0);
+        channels.publish(&market, &mut mirror);
         next
     }
 
@@ -198,7 +200,7 @@ impl EgressCore {
             return Err(self.missing(symbol, partition, *offset, Seq(1)));
         };
         if let OutputBody::Listed { owner, .. } = &output.body {
-            tracing::info!(%symbol, partition, %owner, "symbol listed");
+            tracing::debug!(%symbol, partition, %owner, "symbol listed");
             enter_route(&self.parts.routes, symbol, partition, *owner, output.epoch);
         }
         Ok(self.parts.mirrors.enter(mirror))

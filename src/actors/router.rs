@@ -117,6 +117,15 @@ impl RouterCore {
     /// # Errors
     /// [`Refusal`]: nothing was appended.
     pub fn submit(&self, submit: Submit) -> Result<Receipt, Refusal> {
+        let result = self.append(submit);
+        match &result {
+            Ok(_) => metrics::counter!("hotbook_router_appended_total").increment(1),
+            Err(refusal) => metrics::counter!("hotbook_router_refused_total", "code" => refusal.code()).increment(1),
+        }
+        result
+    }
+
+    fn append(&self, submit: Submit) -> Result<Receipt, Refusal> {
         let Submit { symbol, command, origin } = submit;
         let instrument = self.parts.mirrors.instrument(&symbol).ok_or(Refusal::UnknownSymbol)?;
         check(&instrument, &command).map_err(Refusal::Invalid)?;
@@ -226,5 +235,53 @@ impl Handler<Submit> for Router {
 
     fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
         self.core.submit(submit)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::mirror::Mirror;
+    use crate::actors::toy::{Toy, id, user};
+    use crate::ports::log::embedded::EmbeddedLog;
+
+    fn core(toy: &Toy) -> RouterCore {
+        let mirrors = Arc::new(Mirrors::default());
+        mirrors.enter(Mirror::restored(toy.state()));
+        let parts = RouterParts {
+            log: Arc::new(EmbeddedLog::ephemeral(2).unwrap()),
+            mirrors,
+            directory: Arc::default(),
+            keyring: Arc::new(Keyring::from_secret(b"s")),
+            lag_records_max: 10,
+            queue_bytes_max: 1 << 20,
+        };
+        RouterCore::new(parts).unwrap()
+    }
+
+    fn cancel(symbol: Symbol) -> Submit {
+        Submit { symbol, command: Command::Cancel { user: user("a"), order_id: id("1") }, origin: Origin::NONE }
+    }
+
+    #[actix_rt::test]
+    async fn a_session_that_ended_is_replaced_by_a_new_one() {
+        let toy = Toy::listed("TSLA");
+        let core = core(&toy);
+        core.submit(cancel(toy.symbol)).unwrap().await.unwrap();
+        core.session.read().abort();
+        let error = core.submit(cancel(toy.symbol)).unwrap().await.unwrap_err();
+        assert!(matches!(error, LogError::SessionEnded { .. }), "{error}");
+        assert_eq!(Refusal::of_receipt(&error), None);
+        core.reopen().unwrap();
+        core.submit(cancel(toy.symbol)).unwrap().await.unwrap();
+    }
+
+    #[actix_rt::test]
+    async fn the_actor_hands_the_receipt_back() {
+        let toy = Toy::listed("TSLA");
+        let router = Router::new(Arc::new(core(&toy))).start();
+        router.send(cancel(toy.symbol)).await.unwrap().unwrap().await.unwrap();
+        let unknown = router.send(cancel(Symbol::new("NONE").unwrap())).await.unwrap();
+        assert_eq!(unknown.err(), Some(Refusal::UnknownSymbol));
     }
 }
