@@ -1,0 +1,424 @@
+//! The book actor: one per symbol and node. Its mailbox is the book's order.
+//!
+//! Batches come in from the feed, each with a permit that is given back only when the batch's outputs are durable: so
+//! the permits bound the mailbox, the outputs in flight, and what the feed may run ahead. Handlers are synchronous. A
+//! slow book works in slices, so that the other books of its thread are not kept waiting.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+
+use super::directory::{BookStatus, Report};
+use super::node::{BookDied, NodeContext};
+use crate::clock::thread_cpu_ns;
+use crate::domain::{Command, Input, Offset, Seq, Symbol};
+use crate::engine::Book;
+use crate::migration::replica::{Effect, Mode, Replica};
+use crate::migration::snapshot::Snapshot;
+use crate::ports::log::{LogError, NewRecord, Receipt, Session, Topic, TopicPartition};
+use crate::ports::snapshots::SnapshotKey;
+use crate::wire::{self, BadRecord};
+
+/// Records in one batch: 256 x about 200 bytes = 50 KiB, which fits the second-level cache.
+pub const BATCH_RECORDS_MAX: usize = 256;
+/// Batches that the feed may have in flight per book: 32 x 256 records x about 500 bytes of outputs = 4 MiB.
+pub const BATCHES_IN_FLIGHT_MAX: usize = 32;
+/// A book that worked this long lets the others of its thread go first.
+const SLICE_NS_MAX: u64 = 1_000_000;
+
+/// Some records of the book, in order.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Deliver {
+    pub inputs: Vec<Input<Command>>,
+    /// One past the last record of the partition that this batch covers.
+    pub through: Offset,
+    /// CPU time that the feed spent to decode it.
+    pub decode_ns: u64,
+    /// `None` only for the empty batch that moves an idle book's offset.
+    pub permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Asks for a snapshot; answered once it is visible.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Cut {
+    pub done: oneshot::Sender<Result<Saved, CutError>>,
+}
+
+/// Makes the book panic, as an engine bug would. For fault tests.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Crash;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Continue;
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct Published {
+    through: Seq,
+    result: Result<(), LogError>,
+}
+
+/// A visible snapshot.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved {
+    pub key: SnapshotKey,
+    pub bytes: usize,
+    /// How long the book stood still to be copied.
+    pub stall_us: u64,
+    /// Where a reader of `events` may begin.
+    pub events_position: Offset,
+}
+
+/// Why there is no snapshot.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum CutError {
+    #[error("book is not active here")]
+    NotActive,
+    #[error("a snapshot of this book is being taken already")]
+    Busy,
+    #[error("snapshot cannot be written: {0}")]
+    Store(String),
+}
+
+/// How a book begins.
+pub enum Start {
+    /// From a snapshot. `known_durable`: highest seq found in `events` by reading to its end.
+    Restored { snapshot: Box<Snapshot<Book>>, known_durable: Seq },
+    /// With its LIST, the first record delivered. `events_from`: an offset of `events` below its first output.
+    Born { events_from: Offset, known_durable: Seq },
+}
+
+/// Outputs on their way to the log; handled in FIFO order by the thread's pump.
+struct InFlight {
+    receipt: Receipt,
+    through: Seq,
+    book: Addr<BookActor>,
+    permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Hands published outputs to the pump of a thread.
+#[derive(Clone)]
+pub struct Pump(mpsc::UnboundedSender<InFlight>); // bounded by the permits that ride in it
+
+impl Pump {
+    /// Starts a pump on the calling arbiter. One session is FIFO, so its receipts resolve in the order of this queue.
+    pub fn start() -> Self {
+        let (tx, mut rx) = mpsc::unbounded_channel::<InFlight>();
+        actix::spawn(async move {
+            while let Some(InFlight { receipt, through, book, permit }) = rx.recv().await {
+                let result = receipt.await.map(|_| ());
+                // One message per publication, and those are bounded by permits.
+                #[allow(clippy::disallowed_methods)]
+                book.do_send(Published { through, result });
+                drop(permit);
+            }
+        });
+        Self(tx)
+    }
+}
+
+struct PendingCut {
+    snapshot: Snapshot<Book>,
+    stall_us: u64,
+    done: oneshot::Sender<Result<Saved, CutError>>,
+}
+
+/// One order book on one node.
+pub struct BookActor {
+    node: Arc<NodeContext>,
+    symbol: Symbol,
+    status: Arc<BookStatus>,
+    pump: Pump,
+    /// The node's producer session when this book started: a book never outlives its session (HANDOVER rule 11).
+    session: Arc<dyn Session>,
+    replica: Option<Replica<Book>>,
+    known_durable: Seq,
+    /// End of its partition when it was started: once there, it has caught up.
+    level_at: Offset,
+    /// The restored snapshot's position in `events`, good for any later snapshot (HANDOVER rule 10).
+    events_position: Offset,
+    queue: VecDeque<Deliver>,
+    /// A `Continue` is on its way.
+    resuming: bool,
+    effects: Vec<Effect>,
+    cut: Option<PendingCut>,
+}
+
+impl BookActor {
+    /// `level_at`: the end of its partition now; when the book gets there it has caught up.
+    pub fn new(node: Arc<NodeContext>, status: Arc<BookStatus>, pump: Pump, start: Start, level_at: Offset) -> Self {
+        let mut effects = Vec::new();
+        let (replica, known_durable, events_position) = match start {
+            Start::Restored { snapshot, known_durable } => {
+                let events_position = snapshot.events_position;
+                let mut replica = Replica::restore(node.id, *snapshot);
+                replica.topic_read(known_durable, &mut effects);
+                (Some(replica), known_durable, events_position)
+            }
+            Start::Born { events_from, known_durable } => (None, known_durable, events_from),
+        };
+        Self {
+            session: node.session(),
+            node,
+            symbol: status.symbol,
+            status,
+            pump,
+            replica,
+            known_durable,
+            level_at,
+            events_position,
+            queue: VecDeque::new(),
+            resuming: false,
+            effects,
+            cut: None,
+        }
+    }
+
+    /// Works through the queue until it is empty or the slice is used up.
+    fn work(&mut self, ctx: &mut Context<Self>) {
+        let started = thread_cpu_ns();
+        while let Some(mut batch) = self.queue.pop_front() {
+            let rest = self.split(&mut batch);
+            self.apply(batch, ctx);
+            if let Some(rest) = rest {
+                self.queue.push_front(rest);
+            }
+            if thread_cpu_ns() - started >= SLICE_NS_MAX && !self.queue.is_empty() {
+                self.resuming = true;
+                ctx.notify(Continue);
+                return;
+            }
+        }
+    }
+
+    /// Cuts a batch of an artificially slow book so that a slice stays a slice; the permit stays with the rest.
+    fn split(&self, batch: &mut Deliver) -> Option<Deliver> {
+        let cost_us = self.node.command_cost_us(&self.symbol);
+        if cost_us == 0 {
+            return None;
+        }
+        let records = ((SLICE_NS_MAX / 1_000) / cost_us).max(1) as usize;
+        if batch.inputs.len() <= records {
+            return None;
+        }
+        let inputs = batch.inputs.split_off(records);
+        let through = std::mem::replace(&mut batch.through, inputs[0].offset);
+        Some(Deliver { inputs, through, decode_ns: 0, permit: batch.permit.take() })
+    }
+
+    fn apply(&mut self, batch: Deliver, ctx: &mut Context<Self>) {
+        let started = thread_cpu_ns();
+        let records = batch.inputs.len() as u64;
+        let mut inputs = &batch.inputs[..];
+        if self.replica.is_none() {
+            inputs = self.be_born(inputs);
+        }
+        let Some(replica) = &mut self.replica else { return };
+        replica.apply(inputs, batch.through, &mut self.effects);
+        self.node.burn(&self.symbol, records);
+        self.run_effects(batch.permit, ctx);
+        self.report(records, batch.decode_ns + (thread_cpu_ns() - started));
+    }
+
+    /// Begins with the LIST; what lay before it was for a symbol that did not exist.
+    fn be_born<'a>(&mut self, inputs: &'a [Input<Command>]) -> &'a [Input<Command>] {
+        let is_list = |i: &Input<Command>| matches!(i.command, Command::List { .. });
+        let begin = inputs.iter().position(is_list).unwrap_or(inputs.len());
+        let Some((first, rest)) = inputs[begin..].split_first() else { return &[] };
+        let Command::List { listing, .. } = &first.command else { return &[] };
+        let (me, owner) = (self.node.id, listing.owner);
+        self.replica = Replica::born(me, self.symbol, owner, first, &mut self.effects);
+        if let Some(replica) = &mut self.replica {
+            replica.topic_read(self.known_durable, &mut self.effects);
+            tracing::info!(symbol = %self.symbol, offset = %first.offset, node = %me, "book born");
+        }
+        rest
+    }
+
+    fn report(&self, records: u64, busy_ns: u64) {
+        let Some(replica) = &self.replica else { return };
+        let book = replica.machine();
+        let report = Report {
+            offset: replica.offset(),
+            seq: replica.seq(),
+            epoch: replica.epoch(),
+            orders: book.resting_orders() as u64,
+            state_digest: replica.digest(),
+            book_digest: book.book_digest(),
+        };
+        self.status.report(&report, records, busy_ns);
+        self.status.set_active(replica.mode() == Mode::Active);
+        self.status.set_caught_up(replica.offset() >= self.level_at);
+    }
+
+    fn run_effects(&mut self, mut permit: Option<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
+        let mut effects = std::mem::take(&mut self.effects);
+        for effect in effects.drain(..) {
+            match effect {
+                // The permit rides with the last publication of its batch; all but one batch in a million have one.
+                Effect::Publish { last, outputs, .. } => self.publish(last, &outputs, permit.take(), ctx),
+                Effect::Void { offset, why } => {
+                    let bad = BadRecord::Void { why: why.to_string() };
+                    self.node.dead_letter(self.status.partition, offset, self.symbol.as_bytes(), &bad);
+                }
+                Effect::Restore => {
+                    tracing::error!(symbol = %self.symbol, "replica must be restored");
+                    ctx.stop();
+                }
+                other => tracing::warn!(symbol = %self.symbol, effect = ?other, "effect has no receiver on one node"),
+            }
+        }
+        self.effects = effects;
+    }
+
+    fn publish(&self, last: Seq, outputs: &Bytes, permit: Option<OwnedSemaphorePermit>, ctx: &Context<Self>) {
+        let values = wire::events::encode(&self.symbol, outputs)
+            .unwrap_or_else(|_| unreachable!("the outbox writes whole outputs"));
+        let to = TopicPartition { topic: Topic::Events, partition: self.status.partition };
+        let key = Bytes::copy_from_slice(self.symbol.as_bytes());
+        let record = |value| NewRecord { to, key: key.clone(), header: Bytes::new(), value };
+        let receipt = self.session.append_all(values.into_iter().map(record).collect());
+        let in_flight = InFlight { receipt, through: last, book: ctx.address(), permit };
+        // The pump ends only with its thread, and this actor with it.
+        _ = self.pump.0.send(in_flight);
+    }
+
+    /// Rule 10: a cut becomes visible only once every output up to its seq is durable.
+    fn show_cut_if_durable(&mut self) {
+        let Some(replica) = &self.replica else { return };
+        if !self.cut.as_ref().is_some_and(|c| replica.is_durable(c.snapshot.seqs.last)) {
+            return;
+        }
+        if let Some(cut) = self.cut.take() {
+            let store = Arc::clone(&self.node.snapshots);
+            actix::spawn(save(store, cut));
+        }
+    }
+
+    fn cut(&mut self, done: oneshot::Sender<Result<Saved, CutError>>) {
+        if self.cut.is_some() {
+            _ = done.send(Err(CutError::Busy));
+            return;
+        }
+        // What a reader of `events` on this node has met is a position for every seq from there on.
+        let met = self.node.positions.get(&self.symbol);
+        let seq = self.replica.as_ref().map_or(Seq(0), Replica::seq);
+        if let Some((_, position)) = met.filter(|(met, _)| *met <= seq) {
+            self.events_position = self.events_position.max(position);
+        }
+        let started = std::time::Instant::now();
+        let snapshot = self.replica.as_ref().and_then(|r| r.cut(self.events_position));
+        let stall_us = started.elapsed().as_micros() as u64;
+        match snapshot {
+            None => _ = done.send(Err(CutError::NotActive)),
+            Some(snapshot) => self.cut = Some(PendingCut { snapshot, stall_us, done }),
+        }
+        self.show_cut_if_durable();
+    }
+}
+
+/// Encodes and writes a snapshot, away from the book's thread.
+async fn save(store: Arc<dyn crate::ports::snapshots::SnapshotStore>, cut: PendingCut) {
+    let PendingCut { snapshot, stall_us, done } = cut;
+    let (key, events_position) = (snapshot.key(), snapshot.events_position);
+    let encoded = tokio::task::spawn_blocking(move || snapshot.encode()).await;
+    let result = match encoded {
+        Ok(Ok(content)) => {
+            let bytes = content.len();
+            match store.put(key, Bytes::from(content)).await {
+                // The same offset and epoch hold the same state: it is there, which is all that is wanted.
+                Ok(()) | Err(crate::ports::snapshots::SnapshotStoreError::Exists { .. }) => {
+                    Ok(Saved { key, bytes, stall_us, events_position })
+                }
+                Err(e) => Err(CutError::Store(e.to_string())),
+            }
+        }
+        Ok(Err(e)) => Err(CutError::Store(e.to_string())),
+        Err(e) => Err(CutError::Store(e.to_string())),
+    };
+    _ = done.send(result);
+}
+
+impl Actor for BookActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        // At most the permits' batches, some acknowledgements and a snapshot request can be under way.
+        ctx.set_mailbox_capacity(BATCHES_IN_FLIGHT_MAX * 2);
+        self.run_effects(None, ctx);
+        self.report(0, 0);
+    }
+}
+
+impl Drop for BookActor {
+    /// A panic or a lost session ends the actor; the node's supervisor builds it anew from snapshot and log.
+    fn drop(&mut self) {
+        self.status.set_active(false);
+        self.node.report_death(BookDied { symbol: self.symbol });
+    }
+}
+
+impl Handler<Deliver> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, batch: Deliver, ctx: &mut Self::Context) {
+        self.queue.push_back(batch);
+        if !self.resuming {
+            self.work(ctx);
+        }
+    }
+}
+
+impl Handler<Continue> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Continue, ctx: &mut Self::Context) {
+        self.resuming = false;
+        self.work(ctx);
+    }
+}
+
+impl Handler<Published> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, published: Published, ctx: &mut Self::Context) {
+        match published.result {
+            Ok(()) => {
+                if let Some(replica) = &mut self.replica {
+                    replica.acked(published.through, &mut self.effects);
+                }
+                self.run_effects(None, ctx);
+                self.show_cut_if_durable();
+            }
+            // HANDOVER rule 11: the session is over, and this replica with it.
+            Err(e) => {
+                tracing::error!(symbol = %self.symbol, error = %e, "outputs could not be published");
+                self.node.report_session_loss();
+                ctx.stop();
+            }
+        }
+    }
+}
+
+impl Handler<Cut> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, cut: Cut, _: &mut Self::Context) {
+        self.cut(cut.done);
+    }
+}
+
+impl Handler<Crash> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Crash, _: &mut Self::Context) {
+        panic!("book {} crashes on demand", self.symbol);
+    }
+}

@@ -1,0 +1,462 @@
+//! The exchange of one process: a log, a gateway, and some nodes with their books.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::book::{CutError, Pump, Saved};
+use super::catalogue::{Catalogue, Entry};
+use super::directory::Directory;
+use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
+use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
+use super::recovery::{self, Found};
+use super::retention::Retention;
+use crate::clock;
+use crate::domain::command::Listing;
+use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
+use crate::ports::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
+use crate::ports::snapshots::folder::FolderSnapshots;
+use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
+use crate::wire::{Control, Keyring};
+
+/// Unacknowledged bytes of listings and halts: thousands of them.
+const ADMIN_QUEUE_BYTES_MAX: usize = 4 << 20;
+/// How long an administrator waits for a book's answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+const TRIM_EVERY: Duration = Duration::from_secs(30);
+/// Snapshots written at once while stopping.
+const STOP_SNAPSHOTS_MAX: usize = 16;
+
+/// How the exchange is set up.
+#[derive(Debug, Clone)]
+pub struct ExchangeConfig {
+    pub data_dir: PathBuf,
+    /// Nodes in this process, called n1 to nN.
+    pub nodes: usize,
+    /// Partitions of `orders` and `events`; fixed when the data folder is made.
+    pub partitions: u32,
+    /// Threads for the books of each node; 0 = one per core, divided among the nodes.
+    pub book_threads_per_node: usize,
+    pub snapshot_every_s: u64,
+    pub snapshot_every_records: u64,
+    pub snapshots_per_second_max: usize,
+    pub events_retention_hours: u64,
+    /// A book further behind than this takes no new orders.
+    pub lag_records_max: u64,
+    /// Signs control records.
+    pub cluster_secret: Vec<u8>,
+    /// Development only: CPU time that each command of a symbol is made to cost.
+    pub dev_command_cost_us: HashMap<Symbol, u64>,
+}
+
+impl Default for ExchangeConfig {
+    fn default() -> Self {
+        Self {
+            data_dir: PathBuf::from("hotbook-data"),
+            nodes: 1,
+            partitions: 64,
+            book_threads_per_node: 0,
+            snapshot_every_s: 10,
+            snapshot_every_records: 100_000,
+            snapshots_per_second_max: 64,
+            events_retention_hours: 24,
+            lag_records_max: 50_000,
+            cluster_secret: Vec::new(),
+            dev_command_cost_us: HashMap::new(),
+        }
+    }
+}
+
+/// Why the exchange cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("data folder {folder} cannot be made: {source}")]
+    Folder { folder: PathBuf, source: std::io::Error },
+    #[error("log: {0}")]
+    Log(#[from] LogError),
+    #[error("snapshots: {0}")]
+    Snapshots(#[from] SnapshotStoreError),
+    #[error("gateway: {0}")]
+    Gateway(#[from] GatewayError),
+    #[error("the data names books of nodes that are not in this process: {nodes}. Start with --nodes {needed} or more")]
+    ForeignBooks { nodes: String, needed: usize },
+    #[error("nodes must be 1 to 64")]
+    Nodes,
+    #[error("thread ended while starting")]
+    Thread,
+}
+
+/// Why a symbol was not listed, halted or resumed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ControlError {
+    #[error("instrument is not usable: {0}")]
+    Instrument(&'static str),
+    #[error("{}", .0.text())]
+    Refused(Reason),
+    #[error("symbol is not listed")]
+    UnknownSymbol,
+    #[error("log: {0}")]
+    Log(#[from] LogError),
+    #[error("no answer in time; the outcome is not known")]
+    OutcomeUnknown,
+}
+
+/// A node as the administrator sees it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct NodeView {
+    pub id: NodeId,
+    /// Fraction of its cores in use.
+    pub load: f64,
+    pub books: usize,
+    /// `ACTIVE`, or `STARTING` while it catches up.
+    pub status: &'static str,
+}
+
+struct RunningNode {
+    context: Arc<NodeContext>,
+    supervisor: Addr<NodeSupervisor>,
+}
+
+/// Everything of one process, composed.
+pub struct Exchange {
+    log: Arc<dyn Log>,
+    admin: Arc<dyn Session>,
+    keyring: Arc<Keyring>,
+    catalogue: Arc<Catalogue>,
+    directory: Arc<Directory>,
+    gateway: Arc<Gateway>,
+    nodes: Vec<RunningNode>,
+    /// Held while a symbol is entered into the catalogue.
+    listing: tokio::sync::Mutex<()>,
+    arbiters: parking_lot::Mutex<Vec<Arbiter>>,
+}
+
+impl Exchange {
+    /// Opens the data folder, restores every book, and starts the actors. Must be called inside an actix system.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(config: ExchangeConfig) -> Result<Arc<Self>, StartError> {
+        if config.nodes == 0 || config.nodes > 64 {
+            return Err(StartError::Nodes);
+        }
+        let folder = config.data_dir.clone();
+        std::fs::create_dir_all(&folder).map_err(|source| StartError::Folder { folder, source })?;
+        let options = EmbeddedOptions { partitions: config.partitions, ..EmbeddedOptions::new(&config.data_dir) };
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(options)?);
+        let snapshots: Arc<dyn SnapshotStore> = Arc::new(FolderSnapshots::open(&config.data_dir)?);
+        let keyring = Arc::new(Keyring::from_secret(&config.cluster_secret));
+        let catalogue = Arc::new(Catalogue::read(&*log).await?);
+        let directory = Arc::new(Directory::default());
+        let mut found = recovery::find_all(&*snapshots, &catalogue).await?;
+        let ids = node_ids(config.nodes);
+        refuse_foreign(&found, &ids)?;
+        let gateway = Gateway::start(GatewayParts {
+            log: Arc::clone(&log),
+            snapshots: Arc::clone(&snapshots),
+            directory: Arc::clone(&directory),
+            keyring: Arc::clone(&keyring),
+            limits: GatewayLimits { lag_records_max: config.lag_records_max, ..GatewayLimits::default() },
+        })
+        .await?;
+        let retention = Arc::new(Retention::new(Duration::from_secs(config.events_retention_hours * 3_600)));
+        let known = known_durable(&*log, &found).await?;
+        let ends = order_ends(&*log).await?;
+        let (mut nodes, mut arbiters) = (Vec::new(), Vec::new());
+        for (index, id) in ids.iter().enumerate() {
+            let (mine, others) = found.into_iter().partition(|f| f.owner() == *id);
+            found = others;
+            let mut threads = Vec::new();
+            for _ in 0..threads_per_node(&config) {
+                let (arbiter, pump) = book_thread().await?;
+                threads.push((arbiter.handle(), pump));
+                arbiters.push(arbiter);
+            }
+            let context = Arc::new(NodeContext::new(NodeParts {
+                id: *id,
+                index,
+                nodes: ids.len(),
+                log: Arc::clone(&log),
+                snapshots: Arc::clone(&snapshots),
+                directory: Arc::clone(&directory),
+                keyring: Arc::clone(&keyring),
+                catalogue: Arc::clone(&catalogue),
+                positions: gateway.positions(),
+                retention: Arc::clone(&retention),
+                settings: node_settings(&config),
+                threads,
+            })?);
+            let arbiter = Arbiter::new();
+            let supervisor = start_node(&arbiter, &context, mine, known.clone(), ends.clone()).await?;
+            arbiters.push(arbiter);
+            nodes.push(RunningNode { context, supervisor });
+        }
+        let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
+        let admin = log.open_session(options)?;
+        actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&directory)));
+        let (listing, arbiters) = (tokio::sync::Mutex::new(()), parking_lot::Mutex::new(arbiters));
+        Ok(Arc::new(Self { log, admin, keyring, catalogue, directory, gateway, nodes, listing, arbiters }))
+    }
+
+    pub fn gateway(&self) -> &Arc<Gateway> {
+        &self.gateway
+    }
+
+    pub fn directory(&self) -> &Arc<Directory> {
+        &self.directory
+    }
+
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    /// Lists a symbol on the node with the fewest books; returns once it trades.
+    ///
+    /// # Errors
+    /// [`ControlError`]; `Refused(SymbolExists)` when it is listed already, also when two list it at once.
+    pub async fn list(&self, symbol: Symbol, instrument: Instrument) -> Result<(), ControlError> {
+        instrument.check().map_err(ControlError::Instrument)?;
+        if self.directory.get(&symbol).is_some() {
+            return Err(ControlError::Refused(Reason::SymbolExists));
+        }
+        let entry = self.enter(symbol).await?;
+        let mut key = [0u8; 16];
+        getrandom::fill(&mut key).map_err(|_| ControlError::Instrument("no randomness for the id key"))?;
+        let id_key = u128::from_le_bytes(key);
+        let listing = Listing { instrument, owner: entry.owner, id_key, rules_version: 1 };
+        self.control(symbol, Control::List(listing)).await
+    }
+
+    /// The first to list a symbol decides where its records begin and who owns it.
+    async fn enter(&self, symbol: Symbol) -> Result<Entry, ControlError> {
+        let _alone = self.listing.lock().await;
+        if let Some(entry) = self.catalogue.get(&symbol) {
+            return Ok(entry);
+        }
+        let partition = partition_of(symbol.as_bytes(), self.log.partitions());
+        let orders_from = self.log.end_offset(TopicPartition { topic: Topic::Orders, partition }).await?;
+        let events_from = self.log.end_offset(TopicPartition { topic: Topic::Events, partition }).await?;
+        let owner = self.emptiest_node();
+        let entry = Entry { symbol, partition, owner, orders_from, events_from };
+        self.catalogue.enter(&*self.admin, entry).await?;
+        Ok(entry)
+    }
+
+    /// By entries of the catalogue, so that listings under way count as well.
+    fn emptiest_node(&self) -> NodeId {
+        let entries = self.catalogue.all();
+        let books = |id: &NodeId| entries.iter().filter(|e| e.owner == *id).count();
+        let ids = self.nodes.iter().map(|n| n.context.id);
+        ids.min_by_key(books).unwrap_or_else(|| unreachable!("an exchange has a node"))
+    }
+
+    /// Stops trading in a symbol; cancels still pass.
+    ///
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn halt(&self, symbol: Symbol) -> Result<(), ControlError> {
+        self.control_listed(symbol, Control::Halt).await
+    }
+
+    /// # Errors
+    /// [`ControlError`].
+    pub async fn resume(&self, symbol: Symbol) -> Result<(), ControlError> {
+        self.control_listed(symbol, Control::Resume).await
+    }
+
+    async fn control_listed(&self, symbol: Symbol, control: Control) -> Result<(), ControlError> {
+        self.directory.get(&symbol).ok_or(ControlError::UnknownSymbol)?;
+        self.control(symbol, control).await
+    }
+
+    /// Appends a signed record and waits for the book's answer.
+    async fn control(&self, symbol: Symbol, control: Control) -> Result<(), ControlError> {
+        let partition = partition_of(symbol.as_bytes(), self.log.partitions());
+        let (origin, answer) = self.gateway.expect_answer();
+        let receipt = self.admin.append(NewRecord {
+            to: TopicPartition { topic: Topic::Orders, partition },
+            key: Bytes::copy_from_slice(symbol.as_bytes()),
+            header: Bytes::copy_from_slice(&origin.to_bytes()),
+            value: self.keyring.encode(&symbol, partition, control, clock::now()),
+        });
+        if let Err(e) = receipt.await {
+            self.gateway.forget_answer(origin);
+            return Err(e.into());
+        }
+        let Ok(Ok(answer)) = tokio::time::timeout(ANSWER_WITHIN, answer).await else {
+            self.gateway.forget_answer(origin);
+            return Err(ControlError::OutcomeUnknown);
+        };
+        match answer.said.iter().find(|s| s.output.answer).map(|s| &s.output.body) {
+            Some(OutputBody::Refused { reason, .. }) => Err(ControlError::Refused(*reason)),
+            Some(_) => Ok(()),
+            None => Err(ControlError::OutcomeUnknown),
+        }
+    }
+
+    /// Takes a snapshot now; returns once it is visible.
+    ///
+    /// # Errors
+    /// [`CutError`].
+    pub async fn snapshot(&self, symbol: Symbol) -> Result<Saved, CutError> {
+        let node = self.node_of(&symbol).ok_or(CutError::NotActive)?;
+        let (done, saved) = oneshot::channel();
+        node.supervisor.send(TakeSnapshot { symbol, done }).await.map_err(|_| CutError::NotActive)?;
+        saved.await.unwrap_or(Err(CutError::NotActive))
+    }
+
+    fn node_of(&self, symbol: &Symbol) -> Option<&RunningNode> {
+        let owner = self.directory.get(symbol)?.node();
+        self.nodes.iter().find(|n| n.context.id == owner)
+    }
+
+    /// Makes a book panic as an engine bug would. For fault tests.
+    pub async fn crash_book(&self, symbol: Symbol) {
+        if let Some(node) = self.node_of(&symbol) {
+            _ = node.supervisor.send(CrashBook { symbol }).await;
+        }
+    }
+
+    pub fn nodes(&self) -> Vec<NodeView> {
+        let view = |n: &RunningNode| NodeView {
+            id: n.context.id,
+            load: n.context.load(),
+            books: n.context.book_count(),
+            status: if n.context.is_level() { "ACTIVE" } else { "STARTING" },
+        };
+        self.nodes.iter().map(view).collect()
+    }
+
+    /// Whether every book trades and the mirrors are level with `events`.
+    pub fn is_ready(&self) -> bool {
+        self.nodes.iter().all(|n| n.context.is_level())
+            && self.directory.all().iter().all(|b| b.is_active() && b.is_caught_up())
+            && self.gateway.is_level()
+    }
+
+    /// Snapshots every book that has changed and closes the log. New orders must have stopped.
+    pub async fn shutdown(&self) {
+        for node in &self.nodes {
+            node.context.stop();
+        }
+        let books = self.directory.all();
+        for some in books.chunks(STOP_SNAPSHOTS_MAX) {
+            let saves = some.iter().map(|book| self.snapshot(book.symbol));
+            for (book, result) in some.iter().zip(futures_util::future::join_all(saves).await) {
+                if let Err(e) = result {
+                    tracing::warn!(symbol = %book.symbol, error = %e, "no snapshot while stopping; the log has it all");
+                }
+            }
+        }
+        if let Err(e) = self.log.close().await {
+            tracing::error!(error = %e, "log did not close cleanly");
+        }
+        for arbiter in self.arbiters.lock().drain(..) {
+            arbiter.stop();
+        }
+    }
+}
+
+fn node_ids(nodes: usize) -> Vec<NodeId> {
+    let id = |n| NodeId::new(&format!("n{n}")).unwrap_or_else(|_| unreachable!("n1 to n64 are good names"));
+    (1..=nodes).map(id).collect()
+}
+
+/// Until books can move, a book whose owner is not here would simply be missing.
+fn refuse_foreign(found: &[Found], ids: &[NodeId]) -> Result<(), StartError> {
+    let mut missing: Vec<NodeId> = found.iter().map(Found::owner).filter(|o| !ids.contains(o)).collect();
+    missing.sort();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let number = |id: &NodeId| id.as_str().strip_prefix('n').and_then(|n| n.parse().ok()).unwrap_or(0);
+    let needed = missing.iter().map(number).max().unwrap_or(0);
+    let nodes = missing.iter().map(NodeId::as_str).collect::<Vec<_>>().join(", ");
+    Err(StartError::ForeignBooks { nodes, needed })
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn threads_per_node(config: &ExchangeConfig) -> usize {
+    match config.book_threads_per_node {
+        0 => (cores() / config.nodes).max(1),
+        n => n,
+    }
+}
+
+fn node_settings(config: &ExchangeConfig) -> NodeSettings {
+    NodeSettings {
+        snapshot_every: Duration::from_secs(config.snapshot_every_s),
+        snapshot_every_records: config.snapshot_every_records,
+        snapshots_per_second_max: config.snapshots_per_second_max,
+        cores: (cores() / config.nodes).max(1) as f64,
+        dev_command_cost_us: config.dev_command_cost_us.clone(),
+    }
+}
+
+async fn book_thread() -> Result<(Arbiter, Pump), StartError> {
+    let arbiter = Arbiter::new();
+    let (tx, rx) = oneshot::channel();
+    arbiter.spawn_fn(move || _ = tx.send(Pump::start()));
+    Ok((arbiter, rx.await.map_err(|_| StartError::Thread)?))
+}
+
+async fn start_node(
+    arbiter: &Arbiter,
+    node: &Arc<NodeContext>,
+    found: Vec<Found>,
+    known: HashMap<u32, HashMap<Symbol, Seq>>,
+    ends: Vec<Offset>,
+) -> Result<Addr<NodeSupervisor>, StartError> {
+    let (tx, rx) = oneshot::channel();
+    let node = Arc::clone(node);
+    arbiter.spawn_fn(move || _ = tx.send(NodeSupervisor::start_node(&node, found, &known, &ends)));
+    rx.await.map_err(|_| StartError::Thread)
+}
+
+/// Per partition, how far `events` got for each symbol: so a restart repeats nothing that is durable.
+async fn known_durable(log: &dyn Log, found: &[Found]) -> Result<HashMap<u32, HashMap<Symbol, Seq>>, LogError> {
+    let mut from: HashMap<u32, Offset> = HashMap::new();
+    for f in found {
+        let at = from.entry(f.entry.partition).or_insert(f.events_from());
+        *at = (*at).min(f.events_from());
+    }
+    let mut known = HashMap::new();
+    for (partition, from) in from {
+        known.insert(partition, recovery::high_water(log, partition, from).await?);
+    }
+    Ok(known)
+}
+
+async fn order_ends(log: &dyn Log) -> Result<Vec<Offset>, LogError> {
+    let mut ends = Vec::new();
+    for partition in 0..log.partitions() {
+        ends.push(log.end_offset(TopicPartition { topic: Topic::Orders, partition }).await?);
+    }
+    Ok(ends)
+}
+
+async fn trim_regularly(
+    retention: Arc<Retention>,
+    log: Arc<dyn Log>,
+    catalogue: Arc<Catalogue>,
+    directory: Arc<Directory>,
+) {
+    loop {
+        tokio::time::sleep(TRIM_EVERY).await;
+        match retention.trim(&*log, &catalogue, &directory).await {
+            Ok(()) => {}
+            Err(LogError::Closed) => return,
+            Err(e) => tracing::warn!(error = %e, "log cannot be trimmed"),
+        }
+    }
+}

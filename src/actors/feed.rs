@@ -1,0 +1,417 @@
+//! The feed actor: one per partition of `orders` and node. Reads durable records once, skips other nodes' symbols by
+//! key before decoding, and hands each book its records in batches.
+//!
+//! No neighbour suffers (DESIGN 4): a book whose permits are used up is *detached*: the feed goes on without it, and
+//! the book reads with a cursor of its own until it is level again. A book that is rebuilt after a panic joins in the
+//! same way.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use actix::prelude::*;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::book::{BATCH_RECORDS_MAX, BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Start};
+use super::directory::BookStatus;
+use super::node::NodeContext;
+use crate::clock::thread_cpu_ns;
+use crate::domain::{Command, Input, Offset, Origin, Seq, Symbol};
+use crate::engine::Book;
+use crate::ports::log::{LogError, Record, Topic, TopicPartition, partition_of};
+use crate::wire::{self, BadRecord};
+
+/// Records of one read: 4,096 x about 250 bytes = 1 MiB.
+const READ_RECORDS_MAX: usize = 4_096;
+/// How long to wait before reading again after the log gave an error.
+const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
+
+/// Connects a book: its actor, and the first record that it needs.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    pub status: Arc<BookStatus>,
+    pub book: Addr<BookActor>,
+    pub from: Offset,
+}
+
+/// Sends every level book the partition's position, so that idle books can be snapshotted further on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct AdvanceIdle;
+
+/// How the feed reaches a book.
+struct Link {
+    book: Addr<BookActor>,
+    status: Arc<BookStatus>,
+    permits: Arc<Semaphore>,
+    reach: Reach,
+}
+
+enum Reach {
+    /// Gets its records from the feed.
+    Level,
+    /// Reads by itself from `cursor` on. `met` = records that the feed skipped and counted already.
+    Detached { cursor: Offset, met: u64 },
+    /// Its actor is gone; the supervisor will attach a new one.
+    Down,
+}
+
+/// Records of one book, decoded, in log order.
+#[derive(Default)]
+struct Run {
+    inputs: Vec<Input<Command>>,
+    decode_ns: u64,
+}
+
+pub struct FeedActor {
+    node: Arc<NodeContext>,
+    from: TopicPartition,
+    next: Offset,
+    /// End of the partition when the node started.
+    level_at: Offset,
+    links: HashMap<Symbol, Link>,
+    /// Symbols born on other nodes since this feed started.
+    foreign: HashSet<Symbol>,
+    /// Kept for its memory: what one read holds for each book.
+    runs: HashMap<Symbol, Run>,
+    /// Highest seq per symbol found in `events` at start, for books that are still to be born.
+    known_durable: HashMap<Symbol, Seq>,
+}
+
+impl FeedActor {
+    pub fn new(node: Arc<NodeContext>, partition: u32, next: Offset, level_at: Offset) -> Self {
+        let from = TopicPartition { topic: Topic::Orders, partition };
+        let (links, foreign, runs, known_durable) = Default::default();
+        Self { node, from, next, level_at, links, foreign, runs, known_durable }
+    }
+
+    /// Tells which outputs `events` holds already, so that a book that is born again does not repeat them.
+    pub fn with_known_durable(mut self, known: HashMap<Symbol, Seq>) -> Self {
+        self.known_durable = known;
+        self
+    }
+
+    /// Connects a book before the feed starts; its records below its own offset are skipped by its replica.
+    pub fn with_book(mut self, status: Arc<BookStatus>, book: Addr<BookActor>) -> Self {
+        self.links.insert(status.symbol, Link::new(book, status, Reach::Level));
+        self
+    }
+
+    fn read_on(&self, ctx: &mut Context<Self>) {
+        let (log, of, next) = (Arc::clone(&self.node.log), self.from, self.next);
+        let read = async move { log.read(of, next, READ_RECORDS_MAX).await };
+        ctx.spawn(read.into_actor(self).map(|result, feed, ctx| feed.on_read(result, ctx)));
+    }
+
+    fn on_read(&mut self, result: Result<Vec<Record>, LogError>, ctx: &mut Context<Self>) {
+        match result {
+            Ok(records) => {
+                self.take(&records, ctx);
+                self.read_on(ctx);
+            }
+            Err(LogError::Closed) => tracing::debug!(partition = self.from.partition, "log closed, feed ends"),
+            Err(e) => {
+                tracing::error!(partition = self.from.partition, offset = %self.next, error = %e, "cannot read orders");
+                ctx.run_later(RETRY, |feed, ctx| feed.read_on(ctx));
+            }
+        }
+    }
+
+    /// Sorts a read's records by book and hands them on.
+    fn take(&mut self, records: &[Record], ctx: &mut Context<Self>) {
+        let Some(last) = records.last() else { return };
+        for record in records {
+            self.sort(record, ctx);
+        }
+        let through = last.offset.next();
+        self.next = through;
+        let mut runs = std::mem::take(&mut self.runs);
+        for (symbol, run) in runs.drain() {
+            self.hand_on(&symbol, run, through, ctx);
+        }
+        self.runs = runs;
+        if self.next >= self.level_at {
+            self.become_level();
+        }
+    }
+
+    /// Everything that the partition held at start has been handed on.
+    fn become_level(&mut self) {
+        if self.level_at != Offset(u64::MAX) {
+            self.level_at = Offset(u64::MAX);
+            self.node.feed_is_level(self.from.partition);
+            self.advance_idle();
+        }
+    }
+
+    fn sort(&mut self, record: &Record, ctx: &mut Context<Self>) {
+        let Ok(symbol) = Symbol::from_bytes(&record.key) else {
+            self.refuse(record);
+            return;
+        };
+        match self.links.get_mut(&symbol) {
+            Some(Link { reach: Reach::Level, .. }) => {
+                let started = thread_cpu_ns();
+                match self.decode(record, &symbol) {
+                    Ok(input) => {
+                        let run = self.runs.entry(symbol).or_default();
+                        run.inputs.push(input);
+                        run.decode_ns += thread_cpu_ns() - started;
+                    }
+                    Err(bad) => self.node.dead_letter(self.from.partition, record.offset, &record.key, &bad),
+                }
+            }
+            Some(Link { reach: Reach::Detached { met, .. }, status, .. }) => {
+                *met += 1;
+                status.met(1);
+            }
+            Some(Link { reach: Reach::Down, .. }) => {}
+            None => self.sort_unlinked(record, symbol, ctx),
+        }
+    }
+
+    /// A symbol that has no book here: born now, another node's, or not known at all.
+    fn sort_unlinked(&mut self, record: &Record, symbol: Symbol, ctx: &mut Context<Self>) {
+        if self.foreign.contains(&symbol) || self.node.is_foreign(&symbol) {
+            return;
+        }
+        match self.decode(record, &symbol) {
+            Ok(input) => match self.birth_of(&input) {
+                Birth::Here => self.give_birth(symbol, input, ctx),
+                Birth::Elsewhere => _ = self.foreign.insert(symbol),
+                Birth::Refused(why) => self.refuse_as(record, &BadRecord::Void { why: why.to_string() }),
+                Birth::None => self.refuse_as(record, &BadRecord::UnknownSymbol { symbol }),
+            },
+            Err(bad) => self.refuse_as(record, &bad),
+        }
+    }
+
+    fn birth_of(&self, input: &Input<Command>) -> Birth {
+        let Command::List { listing, authority } = &input.command else { return Birth::None };
+        if input.at > authority.valid_until {
+            return Birth::Refused("appended after it ran out");
+        }
+        if let Err(why) = listing.instrument.check() {
+            return Birth::Refused(why);
+        }
+        if listing.owner == self.node.id { Birth::Here } else { Birth::Elsewhere }
+    }
+
+    fn give_birth(&mut self, symbol: Symbol, list: Input<Command>, ctx: &mut Context<Self>) {
+        let partition = self.from.partition;
+        let known_durable = self.known_durable.get(&symbol).copied().unwrap_or_default();
+        let events_from = self.node.catalogue.get(&symbol).map_or(Offset(0), |e| e.events_from);
+        let status = self.node.directory.enter(symbol, partition, self.node.id);
+        let level_at = if self.level_at == Offset(u64::MAX) { list.offset.next() } else { self.level_at };
+        let start = Start::Born { events_from, known_durable };
+        let book = self.node.start_book(&status, start, level_at);
+        self.links.insert(symbol, Link::new(book, status, Reach::Level));
+        let run = Run { inputs: vec![list], decode_ns: 0 };
+        let through = run.inputs[0].offset.next();
+        self.hand_on(&symbol, run, through, ctx);
+    }
+
+    fn decode(&self, record: &Record, key: &Symbol) -> Result<Input<Command>, BadRecord> {
+        let partition = self.from.partition;
+        let (symbol, command) = wire::decode(&record.value, partition, &self.node.keyring)?;
+        if symbol != *key {
+            return Err(BadRecord::KeyMismatch { key: key.to_string(), body: symbol });
+        }
+        let right = partition_of(symbol.as_bytes(), self.node.log.partitions());
+        if right != partition {
+            return Err(BadRecord::WrongPartition { symbol, right });
+        }
+        let origin = Origin::from_bytes(&record.header);
+        Ok(Input { offset: record.offset, at: record.at, origin, command })
+    }
+
+    /// A record whose key is no symbol.
+    fn refuse(&self, record: &Record) {
+        let bad = match wire::decode(&record.value, self.from.partition, &self.node.keyring) {
+            Ok((body, _)) => BadRecord::KeyMismatch { key: String::from_utf8_lossy(&record.key).into_owned(), body },
+            Err(bad) => bad,
+        };
+        self.refuse_as(record, &bad);
+    }
+
+    /// Every node of the partition sees such a record; one of them writes the dead letter.
+    fn refuse_as(&self, record: &Record, bad: &BadRecord) {
+        if self.node.keeps_dead_letters_of(self.from.partition) {
+            self.node.dead_letter(self.from.partition, record.offset, &record.key, bad);
+        }
+    }
+
+    /// Sends a run in batches; detaches the book when it has no permit left.
+    fn hand_on(&mut self, symbol: &Symbol, run: Run, through: Offset, ctx: &mut Context<Self>) {
+        let Some(link) = self.links.get_mut(symbol) else { return };
+        let mut decode_ns = run.decode_ns;
+        let mut inputs = run.inputs;
+        while !inputs.is_empty() {
+            let rest = if inputs.len() > BATCH_RECORDS_MAX { inputs.split_off(BATCH_RECORDS_MAX) } else { Vec::new() };
+            let upto = rest.first().map_or(through, |next| next.offset);
+            let first = inputs[0].offset;
+            let count = inputs.len() as u64;
+            link.status.met(count);
+            let Ok(permit) = Arc::clone(&link.permits).try_acquire_owned() else {
+                link.status.met(rest.len() as u64);
+                link.reach = Reach::Detached { cursor: first, met: count + rest.len() as u64 };
+                link.status.set_detached(true);
+                tracing::debug!(%symbol, offset = %first, "book fell behind and reads by itself");
+                self.run_cursor(*symbol, ctx);
+                return;
+            };
+            let batch = Deliver { inputs, through: upto, decode_ns, permit: Some(permit) };
+            if !link.send(batch) {
+                return;
+            }
+            decode_ns = 0;
+            inputs = rest;
+        }
+    }
+
+    /// One step of a detached book: reads, waits for permits, hands on, until it is level with the feed.
+    fn run_cursor(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
+        let Some(link) = self.links.get_mut(&symbol) else { return };
+        let Reach::Detached { cursor, .. } = link.reach else { return };
+        if cursor >= self.next {
+            link.reach = Reach::Level;
+            link.status.set_detached(false);
+            let level = Deliver { inputs: Vec::new(), through: self.next, decode_ns: 0, permit: None };
+            link.send(level);
+            tracing::debug!(%symbol, offset = %self.next, "book is level again");
+            return;
+        }
+        let (log, of, permits) = (Arc::clone(&self.node.log), self.from, Arc::clone(&link.permits));
+        let wanted = READ_RECORDS_MAX.min((self.next.0 - cursor.0) as usize);
+        let step = async move {
+            let records = log.read(of, cursor, wanted).await?;
+            let mine = records.iter().filter(|r| r.key == symbol.as_bytes()).count();
+            let mut held = Vec::new();
+            for _ in 0..mine.div_ceil(BATCH_RECORDS_MAX).min(BATCHES_IN_FLIGHT_MAX) {
+                held.extend(Arc::clone(&permits).acquire_owned().await.ok());
+            }
+            Ok((records, held))
+        };
+        let book = link.book.clone();
+        ctx.spawn(step.into_actor(self).map(move |result, feed, ctx| feed.on_cursor(symbol, &book, result, ctx)));
+    }
+
+    fn on_cursor(
+        &mut self,
+        symbol: Symbol,
+        book: &Addr<BookActor>,
+        result: Result<(Vec<Record>, Vec<OwnedSemaphorePermit>), LogError>,
+        ctx: &mut Context<Self>,
+    ) {
+        // A book that was replaced meanwhile has a cursor of its own.
+        if self.links.get(&symbol).is_none_or(|link| link.book != *book) {
+            return;
+        }
+        match result {
+            Ok((records, permits)) => {
+                self.hand_on_detached(symbol, &records, permits);
+                self.run_cursor(symbol, ctx);
+            }
+            Err(LogError::Closed) => {}
+            Err(e) => {
+                tracing::error!(%symbol, error = %e, "cannot read orders for a detached book");
+                ctx.run_later(RETRY, move |feed, ctx| feed.run_cursor(symbol, ctx));
+            }
+        }
+    }
+
+    fn hand_on_detached(&mut self, symbol: Symbol, records: &[Record], permits: Vec<OwnedSemaphorePermit>) {
+        let started = thread_cpu_ns();
+        let mut inputs = Vec::new();
+        for record in records.iter().filter(|r| r.key == symbol.as_bytes() && r.offset < self.next) {
+            match self.decode(record, &symbol) {
+                Ok(input) => inputs.push(input),
+                Err(bad) => self.node.dead_letter(self.from.partition, record.offset, &record.key, &bad),
+            }
+        }
+        let Some(last) = records.last() else { return };
+        let through = last.offset.next().min(self.next);
+        let Some(link) = self.links.get_mut(&symbol) else { return };
+        let Reach::Detached { cursor, met } = &mut link.reach else { return };
+        *cursor = through;
+        let counted = (*met).min(inputs.len() as u64);
+        *met -= counted;
+        link.status.met(inputs.len() as u64 - counted);
+        let mut decode_ns = thread_cpu_ns() - started;
+        for permit in permits {
+            let rest = if inputs.len() > BATCH_RECORDS_MAX { inputs.split_off(BATCH_RECORDS_MAX) } else { Vec::new() };
+            let upto = rest.first().map_or(through, |next| next.offset);
+            if !link.send(Deliver { inputs, through: upto, decode_ns, permit: Some(permit) }) {
+                return;
+            }
+            decode_ns = 0;
+            inputs = rest;
+        }
+    }
+
+    fn advance_idle(&mut self) {
+        let through = self.next;
+        for link in self.links.values_mut() {
+            if matches!(link.reach, Reach::Level) && link.status.lag() == 0 && link.status.offset() < through {
+                link.send(Deliver { inputs: Vec::new(), through, decode_ns: 0, permit: None });
+            }
+        }
+    }
+}
+
+/// What a record of an unknown symbol means.
+enum Birth {
+    Here,
+    Elsewhere,
+    Refused(&'static str),
+    None,
+}
+
+impl Link {
+    fn new(book: Addr<BookActor>, status: Arc<BookStatus>, reach: Reach) -> Self {
+        Self { book, status, permits: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)), reach }
+    }
+
+    /// Whether the book's actor is still there.
+    fn send(&mut self, batch: Deliver) -> bool {
+        if !self.book.connected() {
+            self.reach = Reach::Down;
+            return false;
+        }
+        // Bounded by the permit that rides in the batch, which the mailbox's own capacity would not do.
+        #[allow(clippy::disallowed_methods)]
+        self.book.do_send(batch);
+        true
+    }
+}
+
+impl Actor for FeedActor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        if self.next >= self.level_at {
+            self.become_level();
+        }
+        self.read_on(ctx);
+    }
+}
+
+impl Handler<Attach> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, Attach { status, book, from }: Attach, ctx: &mut Self::Context) {
+        let symbol = status.symbol;
+        status.forget_lag();
+        status.set_detached(true);
+        self.links.insert(symbol, Link::new(book, status, Reach::Detached { cursor: from, met: 0 }));
+        self.run_cursor(symbol, ctx);
+    }
+}
+
+impl Handler<AdvanceIdle> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, _: AdvanceIdle, _: &mut Self::Context) {
+        self.advance_idle();
+    }
+}

@@ -1,0 +1,517 @@
+//! A node: its books, their threads, and the supervisor that keeps them running.
+//!
+//! The supervisor sees a dead book (an engine bug's panic, a lost session) and rebuilds it from snapshot and log; one
+//! book's death stops no other. Once a second it measures load and takes the snapshots that are due.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use actix::prelude::*;
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::{Semaphore, oneshot};
+
+use super::book::{BookActor, Crash, Cut, CutError, Pump, Saved, Start};
+use super::catalogue::Catalogue;
+use super::directory::{BookStatus, Directory};
+use super::egress::EventPositions;
+use super::feed::{AdvanceIdle, Attach, FeedActor};
+use super::recovery::{self, Found};
+use super::retention::Retention;
+use crate::clock::thread_cpu_ns;
+use crate::domain::{NodeId, Offset, Seq, Symbol};
+use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPartition};
+use crate::ports::snapshots::SnapshotStore;
+use crate::wire::{BadRecord, Keyring};
+
+/// How often load is measured and snapshots are thought about.
+const TICK: Duration = Duration::from_secs(1);
+/// How often idle books are told how far their partition has come.
+const ADVANCE_EVERY_TICKS: u64 = 10;
+/// An idle book is snapshotted again when its partition has moved on by this many records.
+const IDLE_GAP_RECORDS: u64 = 200_000;
+/// A book that dies more often than this within [`RESTART_WINDOW`] stays down, loudly.
+const RESTARTS_MAX: usize = 5;
+const RESTART_WINDOW: Duration = Duration::from_secs(60);
+
+/// What can be set for a node.
+#[derive(Debug, Clone)]
+pub struct NodeSettings {
+    pub snapshot_every: Duration,
+    pub snapshot_every_records: u64,
+    /// Snapshots begun per second and node.
+    pub snapshots_per_second_max: usize,
+    /// Cores that count as full load.
+    pub cores: f64,
+    /// CPU time that each command of a symbol is made to cost. For fault tests.
+    pub dev_command_cost_us: HashMap<Symbol, u64>,
+}
+
+/// What the actors of a node share.
+pub struct NodeContext {
+    pub id: NodeId,
+    /// Position among the nodes of the process.
+    pub index: usize,
+    pub nodes: usize,
+    pub log: Arc<dyn Log>,
+    pub snapshots: Arc<dyn SnapshotStore>,
+    pub directory: Arc<Directory>,
+    pub keyring: Arc<Keyring>,
+    pub catalogue: Arc<Catalogue>,
+    pub positions: Arc<EventPositions>,
+    pub retention: Arc<Retention>,
+    pub settings: NodeSettings,
+    session: RwLock<Arc<dyn Session>>,
+    threads: Vec<(ArbiterHandle, Pump)>,
+    next_thread: AtomicUsize,
+    books: RwLock<HashMap<Symbol, Addr<BookActor>>>,
+    supervisor: OnceLock<Addr<NodeSupervisor>>,
+    level_feeds: AtomicU64,
+    load_ppm: AtomicU64,
+    stopping: AtomicBool,
+}
+
+/// What a node is made of.
+pub struct NodeParts {
+    pub id: NodeId,
+    pub index: usize,
+    pub nodes: usize,
+    pub log: Arc<dyn Log>,
+    pub snapshots: Arc<dyn SnapshotStore>,
+    pub directory: Arc<Directory>,
+    pub keyring: Arc<Keyring>,
+    pub catalogue: Arc<Catalogue>,
+    pub positions: Arc<EventPositions>,
+    pub retention: Arc<Retention>,
+    pub settings: NodeSettings,
+    /// The threads that its books live on.
+    pub threads: Vec<(ArbiterHandle, Pump)>,
+}
+
+fn session_options(id: &NodeId) -> SessionOptions {
+    // Bounded by the books' permits: refusing an output would break the chain.
+    SessionOptions { name: format!("books of {id}"), queue_bytes_max: usize::MAX }
+}
+
+impl NodeContext {
+    /// # Errors
+    /// When the log takes no session.
+    pub fn new(parts: NodeParts) -> Result<Self, crate::ports::log::LogError> {
+        let session = parts.log.open_session(session_options(&parts.id))?;
+        Ok(Self {
+            id: parts.id,
+            index: parts.index,
+            nodes: parts.nodes,
+            log: parts.log,
+            snapshots: parts.snapshots,
+            directory: parts.directory,
+            keyring: parts.keyring,
+            catalogue: parts.catalogue,
+            positions: parts.positions,
+            retention: parts.retention,
+            settings: parts.settings,
+            session: RwLock::new(session),
+            threads: parts.threads,
+            next_thread: AtomicUsize::new(0),
+            books: RwLock::default(),
+            supervisor: OnceLock::new(),
+            level_feeds: AtomicU64::new(0),
+            load_ppm: AtomicU64::new(0),
+            stopping: AtomicBool::new(false),
+        })
+    }
+
+    /// The producer session of the books that start now.
+    pub fn session(&self) -> Arc<dyn Session> {
+        Arc::clone(&self.session.read())
+    }
+
+    /// Starts a book on the next thread in turn.
+    pub fn start_book(self: &Arc<Self>, status: &Arc<BookStatus>, start: Start, level_at: Offset) -> Addr<BookActor> {
+        let (thread, pump) = &self.threads[self.next_thread.fetch_add(1, Ordering::Relaxed) % self.threads.len()];
+        let (node, status, pump) = (Arc::clone(self), Arc::clone(status), pump.clone());
+        let symbol = status.symbol;
+        let book = BookActor::start_in_arbiter(thread, move |_| BookActor::new(node, status, pump, start, level_at));
+        self.books.write().insert(symbol, book.clone());
+        book
+    }
+
+    pub fn book(&self, symbol: &Symbol) -> Option<Addr<BookActor>> {
+        self.books.read().get(symbol).cloned()
+    }
+
+    /// Whether the symbol lives on another node of the process.
+    pub fn is_foreign(&self, symbol: &Symbol) -> bool {
+        self.directory.get(symbol).is_some_and(|book| book.node() != self.id)
+    }
+
+    /// Whether this node writes the dead letters of a partition that concern no book.
+    pub fn keeps_dead_letters_of(&self, partition: u32) -> bool {
+        partition as usize % self.nodes == self.index
+    }
+
+    /// Puts a record that cannot be used aside. Never stops anything.
+    pub fn dead_letter(&self, partition: u32, offset: Offset, key: &[u8], bad: &BadRecord) {
+        metrics::counter!("hotbook_dead_letters_total", "code" => bad.code()).increment(1);
+        tracing::debug!(partition, %offset, code = bad.code(), why = %bad, "dead letter");
+        let letter = serde_json::json!({
+            "partition": partition,
+            "offset": offset.0,
+            "key": String::from_utf8_lossy(key),
+            "code": bad.code(),
+            "reason": bad.to_string(),
+        });
+        let record = NewRecord {
+            to: TopicPartition { topic: Topic::DeadLetters, partition: 0 },
+            key: Bytes::from(format!("{partition}:{offset}")),
+            header: Bytes::new(),
+            value: Bytes::from(letter.to_string()),
+        };
+        drop(self.session().append(record));
+    }
+
+    /// Artificial CPU cost of a command; 0 but in fault tests.
+    pub fn command_cost_us(&self, symbol: &Symbol) -> u64 {
+        self.settings.dev_command_cost_us.get(symbol).copied().unwrap_or(0)
+    }
+
+    /// Uses up the artificial cost of some commands.
+    pub fn burn(&self, symbol: &Symbol, commands: u64) {
+        let cost_ns = self.command_cost_us(symbol) * 1_000 * commands;
+        if cost_ns > 0 {
+            let started = thread_cpu_ns();
+            while thread_cpu_ns() - started < cost_ns {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    pub fn feed_is_level(&self, partition: u32) {
+        tracing::trace!(node = %self.id, partition, "feed is level");
+        self.level_feeds.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Whether all feeds have handed on what the log held at start.
+    pub fn is_level(&self) -> bool {
+        self.level_feeds.load(Ordering::Acquire) >= u64::from(self.log.partitions())
+    }
+
+    /// Fraction of the node's cores in use.
+    pub fn load(&self) -> f64 {
+        self.load_ppm.load(Ordering::Acquire) as f64 / 1_000_000.0
+    }
+
+    pub fn book_count(&self) -> usize {
+        self.books.read().len()
+    }
+
+    pub(super) fn report_death(&self, died: BookDied) {
+        if !self.stopping.load(Ordering::Acquire)
+            && let Some(supervisor) = self.supervisor.get()
+        {
+            // At most one per book and life.
+            #[allow(clippy::disallowed_methods)]
+            supervisor.do_send(died);
+        }
+    }
+
+    pub(super) fn report_session_loss(&self) {
+        let mut session = self.session.write();
+        session.abort();
+        match self.log.open_session(session_options(&self.id)) {
+            Ok(new) => *session = new,
+            Err(e) => tracing::error!(node = %self.id, error = %e, "log takes no new session"),
+        }
+    }
+
+    /// No book that ends from now on is rebuilt.
+    pub fn stop(&self) {
+        self.stopping.store(true, Ordering::Release);
+    }
+}
+
+/// A book's actor ended without being asked to.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct BookDied {
+    pub symbol: Symbol,
+}
+
+/// Makes one book panic. For fault tests.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct CrashBook {
+    pub symbol: Symbol,
+}
+
+/// Takes a snapshot now.
+#[derive(Debug, Message)]
+#[rtype(result = "()")]
+pub struct TakeSnapshot {
+    pub symbol: Symbol,
+    pub done: oneshot::Sender<Result<Saved, CutError>>,
+}
+
+/// What was last measured or saved of a book.
+struct Watch {
+    applied: u64,
+    busy_ns: u64,
+    saved_applied: u64,
+    saved_offset: Offset,
+    saved_at: Instant,
+    deaths: Vec<Instant>,
+}
+
+impl Watch {
+    fn new(book: &BookStatus) -> Self {
+        Self {
+            applied: book.applied(),
+            busy_ns: book.busy_ns(),
+            saved_applied: 0,
+            saved_offset: Offset(0),
+            saved_at: Instant::now(),
+            deaths: Vec::new(),
+        }
+    }
+
+    fn snapshot_is_due(&self, book: &BookStatus, settings: &NodeSettings) -> bool {
+        let changed = book.applied() - self.saved_applied.min(book.applied());
+        let idle_gap = book.offset().0.saturating_sub(self.saved_offset.0);
+        changed >= settings.snapshot_every_records
+            || (changed > 0 && self.saved_at.elapsed() >= settings.snapshot_every)
+            || idle_gap >= IDLE_GAP_RECORDS
+    }
+}
+
+/// Keeps a node's books running.
+pub struct NodeSupervisor {
+    node: Arc<NodeContext>,
+    feeds: Vec<Addr<FeedActor>>,
+    watches: HashMap<Symbol, Watch>,
+    /// Snapshots in progress.
+    saving: Arc<Semaphore>,
+    ticks: u64,
+    measured_at: Instant,
+}
+
+/// Snapshots of one node that may be encoded and written at once.
+const SAVING_MAX: usize = 4;
+
+impl NodeSupervisor {
+    /// Starts the node on the calling arbiter: restores its books, starts its feeds.
+    ///
+    /// `known_durable` has, per partition, the highest seq of each symbol found in `events`; `ends` the end of each
+    /// partition of `orders`.
+    pub fn start_node(
+        node: &Arc<NodeContext>,
+        found: Vec<Found>,
+        known_durable: &HashMap<u32, HashMap<Symbol, Seq>>,
+        ends: &[Offset],
+    ) -> Addr<Self> {
+        let mut by_partition: HashMap<u32, Vec<Found>> = HashMap::new();
+        for f in found {
+            by_partition.entry(f.entry.partition).or_default().push(f);
+        }
+        let mut feeds = Vec::new();
+        for (partition, end) in (0..).zip(ends) {
+            let mine = by_partition.remove(&partition).unwrap_or_default();
+            let known = known_durable.get(&partition).cloned().unwrap_or_default();
+            feeds.push(start_feed(node, partition, *end, mine, known));
+        }
+        let supervisor = Self {
+            node: Arc::clone(node),
+            feeds,
+            watches: HashMap::new(),
+            saving: Arc::new(Semaphore::new(SAVING_MAX)),
+            ticks: 0,
+            measured_at: Instant::now(),
+        };
+        let addr = supervisor.start();
+        _ = node.supervisor.set(addr.clone());
+        addr
+    }
+
+    fn my_books(&self) -> Vec<Arc<BookStatus>> {
+        self.node.directory.all().into_iter().filter(|b| b.node() == self.node.id).collect()
+    }
+
+    fn tick(&mut self, ctx: &mut Context<Self>) {
+        self.ticks += 1;
+        let books = self.my_books();
+        self.measure(&books);
+        self.take_due_snapshots(&books, ctx);
+        if self.ticks.is_multiple_of(ADVANCE_EVERY_TICKS) {
+            for feed in &self.feeds {
+                _ = feed.try_send(AdvanceIdle);
+            }
+        }
+    }
+
+    fn measure(&mut self, books: &[Arc<BookStatus>]) {
+        let elapsed = self.measured_at.elapsed();
+        self.measured_at = Instant::now();
+        let mut total_ns = 0;
+        for book in books {
+            let watch = self.watches.entry(book.symbol).or_insert_with(|| Watch::new(book));
+            let (applied, busy_ns) = (book.applied(), book.busy_ns());
+            let (records, spent) = (applied - watch.applied.min(applied), busy_ns - watch.busy_ns.min(busy_ns));
+            (watch.applied, watch.busy_ns) = (applied, busy_ns);
+            total_ns += spent;
+            book.set_load(records as f64 / elapsed.as_secs_f64(), spent as f64 / elapsed.as_nanos() as f64);
+        }
+        let load = total_ns as f64 / elapsed.as_nanos() as f64 / self.node.settings.cores;
+        self.node.load_ppm.store((load * 1_000_000.0) as u64, Ordering::Release);
+    }
+
+    fn take_due_snapshots(&mut self, books: &[Arc<BookStatus>], ctx: &mut Context<Self>) {
+        let due: Vec<_> = books
+            .iter()
+            .filter(|b| b.is_active() && self.watches[&b.symbol].snapshot_is_due(b, &self.node.settings))
+            .take(self.node.settings.snapshots_per_second_max)
+            .map(|b| b.symbol)
+            .collect();
+        for symbol in due {
+            let (done, saved) = oneshot::channel();
+            self.begin_snapshot(symbol, done, ctx);
+            ctx.spawn(saved.into_actor(self).map(move |result, _, _| {
+                if let Ok(Err(e)) = result {
+                    tracing::warn!(%symbol, error = %e, "snapshot was not taken");
+                }
+            }));
+        }
+    }
+
+    fn begin_snapshot(
+        &mut self,
+        symbol: Symbol,
+        done: oneshot::Sender<Result<Saved, CutError>>,
+        ctx: &mut Context<Self>,
+    ) {
+        let Some(status) = self.node.directory.get(&symbol) else { return };
+        let Some(book) = self.node.book(&symbol) else {
+            _ = done.send(Err(CutError::NotActive));
+            return;
+        };
+        let watch = self.watches.entry(symbol).or_insert_with(|| Watch::new(&status));
+        (watch.saved_applied, watch.saved_at, watch.saved_offset) = (status.applied(), Instant::now(), status.offset());
+        let (saving, store, retention) =
+            (Arc::clone(&self.saving), Arc::clone(&self.node.snapshots), Arc::clone(&self.node.retention));
+        let work = async move {
+            let _turn = saving.acquire_owned().await;
+            let (cut, saved) = oneshot::channel();
+            let result = match book.send(Cut { done: cut }).await {
+                Ok(()) => saved.await.unwrap_or(Err(CutError::NotActive)),
+                Err(_) => Err(CutError::NotActive),
+            };
+            if let Ok(saved) = &result {
+                tracing::debug!(%symbol, offset = %saved.key.offset, bytes = saved.bytes, "snapshot saved");
+                retention.keep(&*store, saved).await;
+            }
+            _ = done.send(result);
+        };
+        ctx.spawn(work.into_actor(self));
+    }
+
+    /// Builds a dead book anew, unless it dies too often.
+    fn rebuild(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
+        let Some(status) = self.node.directory.get(&symbol) else { return };
+        let watch = self.watches.entry(symbol).or_insert_with(|| Watch::new(&status));
+        watch.deaths.retain(|at| at.elapsed() < RESTART_WINDOW);
+        watch.deaths.push(Instant::now());
+        if watch.deaths.len() > RESTARTS_MAX {
+            tracing::error!(%symbol, node = %self.node.id, "book dies again and again and stays down");
+            return;
+        }
+        tracing::error!(%symbol, node = %self.node.id, "book died and is rebuilt from snapshot and log");
+        status.count_restart();
+        metrics::counter!("hotbook_book_restarts_total").increment(1);
+        let node = Arc::clone(&self.node);
+        let work = async move { prepare(&node, symbol).await };
+        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, ctx| match prepared {
+            Ok((found, known_durable)) => supervisor.reattach(&status, found, known_durable),
+            Err(e) => {
+                tracing::error!(%symbol, error = %e, "book cannot be rebuilt yet");
+                ctx.run_later(TICK, move |supervisor, ctx| supervisor.rebuild(symbol, ctx));
+            }
+        }));
+    }
+
+    fn reattach(&mut self, status: &Arc<BookStatus>, found: Found, known_durable: Seq) {
+        let from = found.orders_from();
+        let events_from = found.events_from();
+        let start = match found.snapshot {
+            Some(snapshot) => Start::Restored { snapshot, known_durable },
+            None => Start::Born { events_from, known_durable },
+        };
+        let book = self.node.start_book(status, start, from);
+        let attach = Attach { status: Arc::clone(status), book, from };
+        // One per rebuilt book.
+        #[allow(clippy::disallowed_methods)]
+        self.feeds[status.partition as usize].do_send(attach);
+    }
+}
+
+async fn prepare(node: &NodeContext, symbol: Symbol) -> anyhow::Result<(Found, Seq)> {
+    let entry = node.catalogue.get(&symbol).ok_or_else(|| anyhow::anyhow!("symbol is not in the catalogue"))?;
+    let found = recovery::find(&*node.snapshots, entry).await?;
+    let known = recovery::high_water(&*node.log, entry.partition, found.events_from()).await?;
+    Ok((found, known.get(&symbol).copied().unwrap_or_default()))
+}
+
+fn start_feed(
+    node: &Arc<NodeContext>,
+    partition: u32,
+    end: Offset,
+    mine: Vec<Found>,
+    known: HashMap<Symbol, Seq>,
+) -> Addr<FeedActor> {
+    let from = mine.iter().map(Found::orders_from).min().unwrap_or(end);
+    let mut feed = FeedActor::new(Arc::clone(node), partition, from, end);
+    for f in mine {
+        let symbol = f.entry.symbol;
+        let known_durable = known.get(&symbol).copied().unwrap_or_default();
+        // One that has no snapshot yet is born when the feed meets its LIST.
+        if let Some(snapshot) = f.snapshot {
+            let status = node.directory.enter(symbol, partition, node.id);
+            let book = node.start_book(&status, Start::Restored { snapshot, known_durable }, end);
+            feed = feed.with_book(status, book);
+        }
+    }
+    feed.with_known_durable(known).start()
+}
+
+impl Actor for NodeSupervisor {
+    type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.run_interval(TICK, Self::tick);
+    }
+}
+
+impl Handler<BookDied> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, died: BookDied, ctx: &mut Self::Context) {
+        self.rebuild(died.symbol, ctx);
+    }
+}
+
+impl Handler<CrashBook> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, crash: CrashBook, _: &mut Self::Context) {
+        if let Some(book) = self.node.book(&crash.symbol) {
+            _ = book.try_send(Crash);
+        }
+    }
+}
+
+impl Handler<TakeSnapshot> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, take: TakeSnapshot, ctx: &mut Self::Context) {
+        self.begin_snapshot(take.symbol, take.done, ctx);
+    }
+}

@@ -1,0 +1,116 @@
+//! What may be forgotten: old snapshots, and records of the log that no kept snapshot needs (DESIGN 6).
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use super::book::Saved;
+use super::catalogue::Catalogue;
+use super::directory::Directory;
+use crate::domain::{Offset, Symbol};
+use crate::ports::log::{Log, LogError, Topic, TopicPartition};
+use crate::ports::snapshots::SnapshotStore;
+
+/// Snapshots kept of each symbol.
+const KEPT_PER_SYMBOL: usize = 2;
+/// A catalogue entry that has no book after this time never will: its LIST would have run out.
+const BIRTH_MAX: Duration = Duration::from_secs(180);
+/// How finely the age of `events` is known.
+const NOTE_EVERY: Duration = Duration::from_secs(600);
+
+/// Where a kept snapshot begins to read.
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    orders: Offset,
+    events: Offset,
+}
+
+/// Remembers which snapshots are kept and trims what lies below them.
+#[derive(Debug)]
+pub struct Retention {
+    started: Instant,
+    events_for: Duration,
+    kept: Mutex<HashMap<Symbol, VecDeque<Kept>>>,
+    /// Ends of the `events` partitions as they were at some times, oldest first.
+    notes: Mutex<VecDeque<(Instant, Vec<Offset>)>>,
+}
+
+impl Retention {
+    pub fn new(events_for: Duration) -> Self {
+        Self { started: Instant::now(), events_for, kept: Mutex::default(), notes: Mutex::default() }
+    }
+
+    /// Takes note of a new snapshot and removes those that are no longer kept.
+    pub async fn keep(&self, store: &dyn SnapshotStore, saved: &Saved) {
+        let symbol = saved.key.symbol;
+        let keys = match store.list(symbol).await {
+            Ok(keys) => keys,
+            Err(e) => return tracing::warn!(%symbol, error = %e, "snapshots cannot be listed"),
+        };
+        for old in keys.iter().skip(KEPT_PER_SYMBOL) {
+            if let Err(e) = store.delete(*old).await {
+                tracing::warn!(path = old.path(), error = %e, "old snapshot cannot be removed");
+            }
+        }
+        let mut kept = self.kept.lock();
+        let kept = kept.entry(symbol).or_default();
+        kept.push_back(Kept { orders: saved.key.offset, events: saved.events_position });
+        while kept.len() > KEPT_PER_SYMBOL.min(keys.len().max(1)) {
+            kept.pop_front();
+        }
+    }
+
+    /// The oldest offsets that any kept snapshot of a partition needs; `None` while that is not known of every symbol.
+    fn needed(&self, symbols: &[Symbol]) -> Option<Kept> {
+        let kept = self.kept.lock();
+        let mut needed: Option<Kept> = None;
+        for symbol in symbols {
+            let of_symbol = kept.get(symbol).filter(|k| k.len() >= KEPT_PER_SYMBOL)?;
+            for k in of_symbol {
+                let n = needed.get_or_insert(*k);
+                (n.orders, n.events) = (n.orders.min(k.orders), n.events.min(k.events));
+            }
+        }
+        needed
+    }
+
+    /// Trims every partition as far as all its symbols allow.
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn trim(&self, log: &dyn Log, catalogue: &Catalogue, directory: &Directory) -> Result<(), LogError> {
+        let mut by_partition: BTreeMap<u32, Vec<Symbol>> = BTreeMap::new();
+        for entry in catalogue.all() {
+            let stillborn = self.started.elapsed() > BIRTH_MAX && directory.get(&entry.symbol).is_none();
+            if !stillborn {
+                by_partition.entry(entry.partition).or_default().push(entry.symbol);
+            }
+        }
+        let old_enough = self.note_ends(log).await?;
+        for (partition, symbols) in by_partition {
+            let Some(needed) = self.needed(&symbols) else { continue };
+            log.trim(TopicPartition { topic: Topic::Orders, partition }, needed.orders).await?;
+            let events = needed.events.min(old_enough.get(partition as usize).copied().unwrap_or(Offset(0)));
+            log.trim(TopicPartition { topic: Topic::Events, partition }, events).await?;
+        }
+        Ok(())
+    }
+
+    /// Notes where `events` ends now; gives where it ended when what lies below became old enough to go.
+    async fn note_ends(&self, log: &dyn Log) -> Result<Vec<Offset>, LogError> {
+        let mut ends = Vec::new();
+        for partition in 0..log.partitions() {
+            ends.push(log.end_offset(TopicPartition { topic: Topic::Events, partition }).await?);
+        }
+        let mut notes = self.notes.lock();
+        if notes.back().is_none_or(|(at, _)| at.elapsed() >= NOTE_EVERY) {
+            notes.push_back((Instant::now(), ends));
+        }
+        while notes.get(1).is_some_and(|(at, _)| at.elapsed() >= self.events_for) {
+            notes.pop_front();
+        }
+        let old = notes.front().filter(|(at, _)| at.elapsed() >= self.events_for);
+        Ok(old.map_or_else(Vec::new, |(_, ends)| ends.clone()))
+    }
+}
