@@ -1,0 +1,310 @@
+//! `kill -9` while orders stream in over WebSocket, again and again on one data folder.
+//!
+//! After each restart, judged from the log itself and from what the clients were told: every acknowledged order is there
+//! exactly once, no fill is lost or doubled, `seq` has no gap, and what clients heard is what the exchange says.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use std::process::{Child, Command as Process, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use hotbook::domain::{Command, Epoch, Input, Machine, Origin, Outbox, Output, OutputBody, Seqs};
+use hotbook::engine::Book;
+use hotbook::ports::log::embedded::EmbeddedLog;
+use hotbook::ports::log::{Log, Record, Topic, TopicPartition};
+use hotbook::wire::{self, Keyring};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+
+const ROUNDS: u64 = 20;
+const SECRET: &str = "crash-test-cluster-secret-0123456789";
+const SYMBOLS: [&str; 2] = ["KILLA", "KILLB"];
+const USERS: [&str; 3] = ["ann", "bob", "cyd"];
+const IN_FLIGHT_MAX: usize = 64;
+const DEADLINE: Duration = Duration::from_secs(30);
+
+struct Server {
+    process: Child,
+    url: String,
+}
+
+impl Server {
+    fn start(data: &Path) -> Self {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let process = Process::new(env!("CARGO_BIN_EXE_hotbook"))
+            .args(["serve", "--data"])
+            .arg(data)
+            .env("HOTBOOK_HTTP_PORT", port.to_string())
+            .env("HOTBOOK_CLUSTER_SECRET", SECRET)
+            .env("LOG_LEVEL", "warn")
+            .stdout(Stdio::null())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .unwrap();
+        Self { process, url: format!("http://127.0.0.1:{port}") }
+    }
+
+    async fn ready(&mut self) {
+        let started = Instant::now();
+        loop {
+            if let Ok(r) = awc::Client::default().get(format!("{}/health/ready", self.url)).send().await
+                && r.status().is_success()
+            {
+                return;
+            }
+            assert!(self.process.try_wait().unwrap().is_none(), "server ended by itself");
+            assert!(started.elapsed() < DEADLINE, "server is not ready after {DEADLINE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn kill(mut self) {
+        self.process.kill().unwrap(); // SIGKILL
+        self.process.wait().unwrap();
+    }
+
+    async fn post(&self, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
+        let mut request = awc::Client::default().post(format!("{}{path}", self.url));
+        if let Some(token) = token {
+            request = request.bearer_auth(token);
+        }
+        let mut answer = request.send_json(body).await.unwrap();
+        let status = answer.status().as_u16();
+        (status, answer.json().await.unwrap_or(Value::Null))
+    }
+
+    async fn get(&self, path: &str, token: &str) -> Value {
+        let request = awc::Client::default().get(format!("{}{path}", self.url)).bearer_auth(token);
+        request.send().await.unwrap().json::<Value>().limit(64 << 20).await.unwrap()
+    }
+
+    async fn token(&self, user: &str, roles: &[&str]) -> String {
+        let (status, answer) = self.post("/auth/dev-token", None, &json!({"user_id": user, "roles": roles})).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// What one user sent and heard, over all rounds.
+#[derive(Default)]
+struct Told {
+    acked: Vec<(String, String)>,
+    statuses: Vec<Value>,
+    fills: Vec<Value>,
+}
+
+/// A small deterministic stream of numbers, so that a failure can be repeated.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % n
+    }
+}
+
+fn next_command(dice: &mut Dice, user: &str, round: u64, n: u64) -> Value {
+    let symbol = SYMBOLS[dice.below(2) as usize];
+    if n > 10 && dice.below(5) == 0 {
+        let victim = format!("{user}-{round}-{}", dice.below(n));
+        return json!({"action": "CANCEL", "request_id": format!("c{n}"), "symbol": symbol, "order_id": victim});
+    }
+    let side = if dice.below(2) == 0 { "BUY" } else { "SELL" };
+    let price = format!("100.{:02}", dice.below(20));
+    let time_in_force = if dice.below(6) == 0 { "IOC" } else { "GTC" };
+    json!({"action": "ADD", "request_id": format!("a{n}"), "symbol": symbol, "side": side, "order_type": "LIMIT",
+           "price": price, "quantity": 1 + dice.below(50), "time_in_force": time_in_force, "stp": "none",
+           "order_id": format!("{user}-{round}-{n}")})
+}
+
+/// Streams commands until the connection dies.
+async fn trade(url: String, token: String, user: &'static str, round: u64, told: Arc<Mutex<Told>>) {
+    let mut request = format!("{}/ws", url.replace("http", "ws")).into_client_request().unwrap();
+    request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().unwrap());
+    let Ok((socket, _)) = tokio_tungstenite::connect_async(request).await else { return };
+    let (mut tx, mut rx) = socket.split();
+    let mut dice = Dice(round * 31 + u64::from(user.as_bytes()[0]));
+    let (mut n, mut in_flight) = (0u64, 0usize);
+    loop {
+        while in_flight < IN_FLIGHT_MAX {
+            let command = next_command(&mut dice, user, round, n);
+            if tx.send(Message::text(command.to_string())).await.is_err() {
+                return;
+            }
+            n += 1;
+            in_flight += 1;
+        }
+        let Some(Ok(message)) = rx.next().await else { return };
+        let Message::Text(text) = message else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let data = message["data"].clone();
+        let mut told = told.lock().unwrap();
+        match message["type"].as_str().unwrap() {
+            "ACK" => {
+                if message["request_id"].as_str().is_some_and(|r| r.starts_with('a')) {
+                    let text = |k: &str| data[k].as_str().unwrap().to_owned();
+                    told.acked.push((text("symbol"), text("order_id")));
+                }
+                in_flight = in_flight.saturating_sub(1);
+            }
+            "ORDER_STATUS" => told.statuses.push(data),
+            "FILL" => told.fills.push(data),
+            _ => {}
+        }
+    }
+}
+
+/// All records of one topic, read as a second process would.
+async fn read_all(log: &dyn Log, topic: Topic) -> BTreeMap<u32, Vec<Record>> {
+    let mut all = BTreeMap::new();
+    for partition in 0..log.partitions() {
+        let of = TopicPartition { topic, partition };
+        let end = log.end_offset(of).await.unwrap();
+        let mut next = log.start_offset(of).await.unwrap();
+        let records: &mut Vec<_> = all.entry(partition).or_default();
+        while next < end {
+            let some = log.read(of, next, 10_000).await.unwrap();
+            next = some.last().unwrap().offset.next();
+            records.extend(some);
+        }
+    }
+    all
+}
+
+/// How often each (user, order id) was added.
+type Adds = HashMap<(String, String), usize>;
+
+/// The book and its outputs as a plain replay of `orders` gives them.
+async fn replayed(log: &dyn Log, symbol: &str) -> (Book, Vec<Output>, Adds) {
+    let ring = Keyring::from_secret(SECRET.as_bytes());
+    let mut out = Outbox::new(Seqs::default(), Epoch(0));
+    let (mut book, mut adds) = (None::<Book>, Adds::new());
+    for (partition, records) in read_all(log, Topic::Orders).await {
+        for r in records.iter().filter(|r| r.key == symbol.as_bytes()) {
+            let (_, command) = wire::decode(&r.value, partition, &ring).unwrap();
+            if let Command::Add(order) = &command {
+                *adds.entry((order.user.to_string(), order.order_id.to_string())).or_insert(0) += 1;
+            }
+            let input = Input { offset: r.offset, at: r.at, origin: Origin::from_bytes(&r.header), command };
+            match &mut book {
+                None => book = Book::birth(&input, &mut out),
+                Some(book) => book.apply(&input, &mut out),
+            }
+        }
+    }
+    (book.unwrap(), Output::decode_all(out.bytes()).map(Result::unwrap).collect(), adds)
+}
+
+/// The outputs that `events` holds, repeats dropped after a check that they say the same.
+async fn published(log: &dyn Log, symbol: &str) -> (Vec<Output>, u64) {
+    let (mut outputs, mut repeats): (Vec<Output>, u64) = (Vec::new(), 0);
+    for records in read_all(log, Topic::Events).await.into_values() {
+        for r in records.iter().filter(|r| r.key == symbol.as_bytes()) {
+            for output in Output::decode_all(&wire::events::decode(&r.value).unwrap().outputs) {
+                let output = output.unwrap();
+                let at = output.seq.0 as usize - 1;
+                assert!(at <= outputs.len(), "{symbol}: gap before seq {}", output.seq);
+                if at == outputs.len() {
+                    outputs.push(output);
+                } else {
+                    assert_eq!(outputs[at], output, "{symbol}: two outputs with one seq");
+                    repeats += 1;
+                }
+            }
+        }
+    }
+    (outputs, repeats)
+}
+
+fn judge_client(user: &str, told: &Told, symbol: &str, outputs: &[Output], adds: &Adds) {
+    for (_, order_id) in told.acked.iter().filter(|(s, _)| s == symbol) {
+        let times = adds.get(&(user.to_owned(), order_id.clone())).copied().unwrap_or(0);
+        assert_eq!(times, 1, "{symbol}: acknowledged order {order_id} is {times} times in the log");
+    }
+    let at = |data: &Value| &outputs[data["seq"].as_u64().unwrap() as usize - 1].body;
+    for data in told.statuses.iter().filter(|d| d["symbol"] == symbol) {
+        let OutputBody::Order(o) = at(data) else { panic!("{data} is no order update in the log") };
+        assert_eq!(data["order_id"], o.order_id.as_str());
+        assert_eq!(data["status"], o.status.as_str(), "{data}");
+        assert_eq!((&data["filled_qty"], &data["remaining_qty"]), (&json!(o.filled.0), &json!(o.open.0)), "{data}");
+    }
+    for data in told.fills.iter().filter(|d| d["symbol"] == symbol) {
+        let OutputBody::Trade(t) = at(data) else { panic!("{data} is no trade in the log") };
+        let parties = [&t.maker, &t.taker];
+        let party = parties.iter().find(|p| data["order_id"] == p.order_id.as_str()).unwrap();
+        assert_eq!(data["filled_qty"], json!(t.quantity.0), "{data}");
+        assert_eq!(data["filled_price"].as_f64(), t.price.to_decimal(2).parse().ok(), "{data}");
+        assert_eq!(data["remaining_qty"], json!(party.open.0), "{data}");
+    }
+}
+
+/// (trades, repeats) in the log, once everything was found as it must be.
+async fn judge(data: &Path, server: &Server, told: &HashMap<&'static str, Arc<Mutex<Told>>>) -> (usize, u64) {
+    let log = EmbeddedLog::open_read_only(data).unwrap();
+    let (mut trades, mut all_repeats) = (0, 0);
+    for symbol in SYMBOLS {
+        let (book, expected, adds) = replayed(&log, symbol).await;
+        let (outputs, repeats) = published(&log, symbol).await;
+        all_repeats += repeats;
+        assert_eq!(outputs.len(), expected.len(), "{symbol}: outputs published and outputs of a plain replay");
+        for (got, wanted) in outputs.iter().zip(&expected) {
+            assert_eq!(got, wanted, "{symbol}: published and replayed output differ");
+        }
+        trades += outputs.iter().filter(|o| matches!(o.body, OutputBody::Trade(_))).count();
+        for user in USERS {
+            judge_client(user, &told[user].lock().unwrap(), symbol, &outputs, &adds);
+            let token = server.token(user, &["trader"]).await;
+            let answer = server.get(&format!("/orders?symbol={symbol}&status=open"), &token).await;
+            let listed = answer["orders"].as_array().unwrap();
+            let of_user =
+                |v: &Value| (v["order_id"].as_str().unwrap().to_owned(), v["remaining_qty"].as_u64().unwrap());
+            let mut listed: Vec<_> = listed.iter().map(of_user).collect();
+            let mine = book.open_orders().into_iter().filter(|o| o.user.as_str() == user);
+            let mut open: Vec<_> = mine.map(|o| (o.order_id.to_string(), o.open.0)).collect();
+            listed.sort();
+            open.sort();
+            assert_eq!(listed, open, "{symbol}: open orders of {user}");
+        }
+    }
+    (trades, all_repeats)
+}
+
+#[actix_web::test]
+async fn kill_minus_nine_loses_and_doubles_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let told: HashMap<_, _> = USERS.map(|u| (u, Arc::new(Mutex::new(Told::default())))).into();
+    let mut server = Server::start(folder.path());
+    server.ready().await;
+    let admin = server.token("root", &["admin"]).await;
+    for symbol in SYMBOLS {
+        let (status, answer) = server.post("/admin/instruments", Some(&admin), &json!({"symbol": symbol})).await;
+        assert_eq!(status, 201, "{answer}");
+    }
+    let mut dice = Dice(7);
+    for round in 0..ROUNDS {
+        let mut clients = Vec::new();
+        for user in USERS {
+            let token = server.token(user, &["trader"]).await;
+            clients.push(actix_web::rt::spawn(trade(server.url.clone(), token, user, round, told[user].clone())));
+        }
+        let so_far = || told.values().map(|t| t.lock().unwrap().acked.len()).sum::<usize>();
+        let (before, wanted, started) = (so_far(), 300 + dice.below(700) as usize, Instant::now());
+        while so_far() < before + wanted {
+            assert!(started.elapsed() < DEADLINE, "only {} orders acknowledged", so_far() - before);
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        server.kill();
+        for client in clients {
+            client.await.unwrap();
+        }
+        server = Server::start(folder.path());
+        server.ready().await;
+        let (trades, repeats) = judge(folder.path(), &server, &told).await;
+        println!("round {round}: {} acknowledged, {trades} trades, {repeats} repeats in events", so_far());
+        assert!(trades > 0);
+    }
+    server.kill();
+}
