@@ -75,7 +75,9 @@ pub async fn high_water(log: &dyn Log, partition: u32, from: Offset) -> Result<H
                     let seq = highest.entry(events.symbol).or_insert(Seq(0));
                     *seq = (*seq).max(events.last());
                 }
-                Err(e) => tracing::error!(partition, offset = %record.offset, error = %e, "events record is unreadable"),
+                Err(e) => {
+                    tracing::error!(partition, offset = %record.offset, error = %e, "events record is unreadable")
+                }
             }
         }
     }
