@@ -1,0 +1,269 @@
+//! The exchange inside one process: restarts, panics, slow neighbours, listings at once. No socket, no service.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use hotbook::actors::exchange::{ControlError, Exchange, ExchangeConfig, StartError};
+use hotbook::actors::gateway::Answer;
+use hotbook::domain::{
+    Command, Instrument, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity, Reason, SelfTrade, Side,
+    Symbol, TimeInForce, UserId,
+};
+use hotbook::ports::log::{NewRecord, SessionOptions, Topic, TopicPartition, partition_of};
+use hotbook::wire;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn config(folder: &Path) -> ExchangeConfig {
+    ExchangeConfig { data_dir: folder.to_owned(), cluster_secret: b"test".to_vec(), ..ExchangeConfig::default() }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !condition() {
+        assert!(started.elapsed() < DEADLINE, "not within {DEADLINE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn start(config: ExchangeConfig) -> Arc<Exchange> {
+    let exchange = Exchange::start(config).await.unwrap();
+    until("ready", || exchange.is_ready()).await;
+    exchange
+}
+
+fn symbol(name: &str) -> Symbol {
+    Symbol::new(name).unwrap()
+}
+
+fn order(id: &str, side: Side, price: u64, quantity: u64) -> NewOrder {
+    NewOrder {
+        order_id: OrderId::new(id).unwrap(),
+        user: UserId::new("alice").unwrap(),
+        side,
+        kind: OrderKind::Limit { price: Price(price) },
+        quantity: Quantity(quantity),
+        time_in_force: TimeInForce::Gtc,
+        self_trade: SelfTrade::None,
+        post_only: false,
+        all_or_none: false,
+        display_quantity: None,
+    }
+}
+
+/// Appends a command as a gateway does and waits for its answer.
+async fn send(exchange: &Exchange, to: &str, command: &Command) -> Answer {
+    let (origin, answer) = exchange.gateway().expect_answer();
+    append(exchange, to, command, &origin.to_bytes()).await;
+    tokio::time::timeout(DEADLINE, answer).await.expect("an answer in time").unwrap()
+}
+
+async fn append(exchange: &Exchange, to: &str, command: &Command, origin: &[u8]) {
+    let options = SessionOptions { name: "test".into(), queue_bytes_max: usize::MAX };
+    let session = exchange.log().open_session(options).unwrap();
+    let partition = partition_of(to.as_bytes(), exchange.log().partitions());
+    let record = NewRecord {
+        to: TopicPartition { topic: Topic::Orders, partition },
+        key: Bytes::copy_from_slice(to.as_bytes()),
+        header: Bytes::copy_from_slice(origin),
+        value: wire::orders::encode(&symbol(to), command),
+    };
+    session.append(record).await.unwrap();
+}
+
+fn status(answer: &Answer) -> OrderStatus {
+    let body = answer.said.iter().find(|s| s.output.answer).map(|s| s.output.body.clone());
+    match body {
+        Some(OutputBody::Order(o)) => o.status,
+        other => panic!("no order update: {other:?}"),
+    }
+}
+
+fn plain() -> Instrument {
+    Instrument::plain(2, 1, 1)
+}
+
+#[actix_web::test]
+async fn a_restart_finds_every_book_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(config(folder.path())).await;
+    for name in ["AAA", "BBB"] {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    for n in 0..200 {
+        let side = if n % 2 == 0 { Side::Buy } else { Side::Sell };
+        let command = Command::Add(order(&format!("o{n}"), side, 100 + n % 7, 1 + n % 5));
+        send(&exchange, if n % 3 == 0 { "AAA" } else { "BBB" }, &command).await;
+        if n == 90 {
+            exchange.snapshot(symbol("AAA")).await.unwrap();
+        }
+    }
+    let before: Vec<_> = exchange.directory().all().iter().map(|b| (b.seq(), b.state_digest(), b.orders())).collect();
+    exchange.shutdown().await;
+    drop(exchange);
+    let exchange = start(config(folder.path())).await;
+    let after: Vec<_> = exchange.directory().all().iter().map(|b| (b.seq(), b.state_digest(), b.orders())).collect();
+    assert_eq!(before, after);
+    let again = send(&exchange, "AAA", &Command::Add(order("o0", Side::Buy, 1, 1))).await;
+    let refused = again.said.iter().any(|s| {
+        matches!(s.output.body, OutputBody::Refused { reason: Reason::DuplicateOrder, .. })
+    });
+    assert!(refused, "an order id lives on across a restart");
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn one_books_panic_does_not_stop_another() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(ExchangeConfig { book_threads_per_node: 1, ..config(folder.path()) }).await;
+    for name in ["AAA", "BBB"] {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    for n in 0..50 {
+        send(&exchange, "AAA", &Command::Add(order(&format!("a{n}"), Side::Buy, 100 + n, 1))).await;
+    }
+    let book = exchange.directory().get(&symbol("AAA")).unwrap();
+    let before = (book.seq(), book.book_digest());
+    exchange.crash_book(symbol("AAA")).await;
+    let other = send(&exchange, "BBB", &Command::Add(order("b1", Side::Buy, 100, 1))).await;
+    assert_eq!(status(&other), OrderStatus::New);
+    until("the book is rebuilt", || book.restarts() == 1 && book.is_active() && !book.is_detached()).await;
+    assert_eq!((book.seq(), book.book_digest()), before);
+    let next = send(&exchange, "AAA", &Command::Add(order("after", Side::Sell, 100, 1))).await;
+    assert_eq!(status(&next), OrderStatus::Filled);
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn orders_sent_while_a_book_is_dead_are_answered_once_it_lives() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(config(folder.path())).await;
+    exchange.list(symbol("AAA"), plain()).await.unwrap();
+    for round in 0..3 {
+        let answers: Vec<_> = (0..100)
+            .map(|n| {
+                let exchange = Arc::clone(&exchange);
+                actix_web::rt::spawn(async move {
+                    let command = Command::Add(order(&format!("r{round}-{n}"), Side::Buy, 100, 1));
+                    status(&send(&exchange, "AAA", &command).await)
+                })
+            })
+            .collect();
+        exchange.crash_book(symbol("AAA")).await;
+        for answer in answers {
+            assert_eq!(answer.await.unwrap(), OrderStatus::New);
+        }
+    }
+    assert_eq!(exchange.directory().get(&symbol("AAA")).unwrap().orders(), 300);
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn two_listings_at_once_give_one_symbol() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(ExchangeConfig { nodes: 3, ..config(folder.path()) }).await;
+    let (one, two) = futures_util::join!(exchange.list(symbol("AAA"), plain()), exchange.list(symbol("AAA"), plain()));
+    let refused = |r: &Result<(), ControlError>| matches!(r, Err(ControlError::Refused(Reason::SymbolExists)));
+    assert!(one.is_ok() != two.is_ok() && (refused(&one) || refused(&two)), "{one:?} {two:?}");
+    assert_eq!(exchange.directory().len(), 1);
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn listings_go_to_the_emptiest_node_and_a_start_without_it_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(ExchangeConfig { nodes: 3, ..config(folder.path()) }).await;
+    for n in 0..9 {
+        exchange.list(symbol(&format!("S{n}")), plain()).await.unwrap();
+    }
+    assert_eq!(exchange.nodes().iter().map(|n| n.books).collect::<Vec<_>>(), [3, 3, 3]);
+    exchange.shutdown().await;
+    drop(exchange);
+    let refused = Exchange::start(ExchangeConfig { nodes: 2, ..config(folder.path()) }).await;
+    let Err(StartError::ForeignBooks { nodes, needed }) = refused else { panic!("two nodes must not do") };
+    assert_eq!((nodes.as_str(), needed), ("n3", 3));
+    start(ExchangeConfig { nodes: 3, ..config(folder.path()) }).await.shutdown().await;
+}
+
+#[actix_web::test]
+async fn a_slow_book_is_detached_and_its_partition_neighbour_does_not_notice() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = "SLOW0";
+    let of = |name: &str| partition_of(name.as_bytes(), 64);
+    let neighbour = (0..).map(|n| format!("N{n}")).find(|n| of(n) == of(slow)).unwrap();
+    let config =
+        ExchangeConfig { dev_command_cost_us: [(symbol(slow), 2_000)].into(), ..config(folder.path()) };
+    let exchange = start(config).await;
+    for name in [slow, &neighbour] {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    // 9,000 x 2 ms = 18 s of work: more than the permits let in at once.
+    let options = SessionOptions { name: "test".into(), queue_bytes_max: usize::MAX };
+    let session = exchange.log().open_session(options).unwrap();
+    let to = TopicPartition { topic: Topic::Orders, partition: of(slow) };
+    let records = (0..9_000).map(|n| NewRecord {
+        to,
+        key: Bytes::from_static(b"SLOW0"),
+        header: Bytes::new(),
+        value: wire::orders::encode(&symbol(slow), &Command::Add(order(&format!("s{n}"), Side::Buy, 100, 1))),
+    });
+    session.append_all(records.collect()).await.unwrap();
+    let book = exchange.directory().get(&symbol(slow)).unwrap();
+    until("the slow book is detached", || book.is_detached()).await;
+    let mut worst = Duration::ZERO;
+    for n in 0..100 {
+        let started = Instant::now();
+        send(&exchange, &neighbour, &Command::Add(order(&format!("n{n}"), Side::Buy, 100, 1))).await;
+        worst = worst.max(started.elapsed());
+    }
+    println!("slow book {} records behind, neighbour's slowest answer {worst:?}", book.lag());
+    assert!(book.lag() > 1_000, "the slow book caught up, the test shows nothing");
+    assert!(book.is_detached());
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn poisoned_records_become_dead_letters_and_stop_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(config(folder.path())).await;
+    exchange.list(symbol("AAA"), plain()).await.unwrap();
+    let good = wire::orders::encode(&symbol("AAA"), &Command::Add(order("x", Side::Buy, 100, 1)));
+    let home = partition_of(b"AAA", 64);
+    let poison: [(&[u8], u32, Bytes, &str); 6] = [
+        (b"AAA", home, Bytes::from_static(b"rubbish"), "malformed"),
+        (b"AAA", home, Bytes::new(), "malformed"),
+        (b"aaa", home, good.clone(), "key_mismatch"),
+        (b"BBB", home, good.clone(), "key_mismatch"),
+        (b"AAA", (home + 1) % 64, good.clone(), "wrong_partition"),
+        (b"", home, Bytes::from_static(b"\xc1"), "malformed"),
+    ];
+    let options = SessionOptions { name: "test".into(), queue_bytes_max: usize::MAX };
+    let session = exchange.log().open_session(options).unwrap();
+    for (key, partition, value, _) in &poison {
+        let to = TopicPartition { topic: Topic::Orders, partition: *partition };
+        let (key, header) = (Bytes::copy_from_slice(key), Bytes::new());
+        session.append(NewRecord { to, key, header, value: value.clone() }).await.unwrap();
+    }
+    // A symbol nobody listed.
+    append(&exchange, "NOBODY", &Command::Add(order("x", Side::Buy, 100, 1)), &[]).await;
+    let alive = send(&exchange, "AAA", &Command::Add(order("alive", Side::Buy, 100, 1))).await;
+    assert_eq!(status(&alive), OrderStatus::New);
+    let of = TopicPartition { topic: Topic::DeadLetters, partition: 0 };
+    let (mut letters, mut next) = (Vec::new(), hotbook::domain::Offset(0));
+    while letters.len() < poison.len() + 1 {
+        let read = exchange.log().read(of, next, 100);
+        for record in tokio::time::timeout(DEADLINE, read).await.expect("dead letters in time").unwrap() {
+            next = record.offset.next();
+            let letter: serde_json::Value = serde_json::from_slice(&record.value).unwrap();
+            letters.push(letter["code"].as_str().unwrap().to_owned());
+        }
+    }
+    letters.sort();
+    let mut expected: Vec<_> = poison.iter().map(|p| p.3.to_owned()).collect();
+    expected.push("unknown_symbol".into());
+    expected.sort();
+    assert_eq!(letters, expected);
+    exchange.shutdown().await;
+}
