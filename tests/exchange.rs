@@ -8,8 +8,8 @@ use bytes::Bytes;
 use hotbook::actors::exchange::{ControlError, Exchange, ExchangeConfig, StartError};
 use hotbook::actors::gateway::Answer;
 use hotbook::domain::{
-    Command, Instrument, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity, Reason, SelfTrade, Side,
-    Symbol, TimeInForce, UserId,
+    Command, Instrument, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity, Reason, SelfTrade,
+    Side, Symbol, TimeInForce, UserId,
 };
 use hotbook::ports::log::{NewRecord, SessionOptions, Topic, TopicPartition, partition_of};
 use hotbook::wire;
@@ -107,9 +107,8 @@ async fn a_restart_finds_every_book_as_it_was() {
     let after: Vec<_> = exchange.directory().all().iter().map(|b| (b.seq(), b.state_digest(), b.orders())).collect();
     assert_eq!(before, after);
     let again = send(&exchange, "AAA", &Command::Add(order("o0", Side::Buy, 1, 1))).await;
-    let refused = again.said.iter().any(|s| {
-        matches!(s.output.body, OutputBody::Refused { reason: Reason::DuplicateOrder, .. })
-    });
+    let refused =
+        again.said.iter().any(|s| matches!(s.output.body, OutputBody::Refused { reason: Reason::DuplicateOrder, .. }));
     assert!(refused, "an order id lives on across a restart");
     exchange.shutdown().await;
 }
@@ -193,8 +192,7 @@ async fn a_slow_book_is_detached_and_its_partition_neighbour_does_not_notice() {
     let slow = "SLOW0";
     let of = |name: &str| partition_of(name.as_bytes(), 64);
     let neighbour = (0..).map(|n| format!("N{n}")).find(|n| of(n) == of(slow)).unwrap();
-    let config =
-        ExchangeConfig { dev_command_cost_us: [(symbol(slow), 2_000)].into(), ..config(folder.path()) };
+    let config = ExchangeConfig { dev_command_cost_us: [(symbol(slow), 2_000)].into(), ..config(folder.path()) };
     let exchange = start(config).await;
     for name in [slow, &neighbour] {
         exchange.list(symbol(name), plain()).await.unwrap();

@@ -2,3 +2,6 @@
 
 pub mod replica;
 pub mod snapshot;
+
+#[cfg(test)]
+mod replica_tests;
