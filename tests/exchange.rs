@@ -192,12 +192,12 @@ async fn a_slow_book_is_detached_and_its_partition_neighbour_does_not_notice() {
     let slow = "SLOW0";
     let of = |name: &str| partition_of(name.as_bytes(), 64);
     let neighbour = (0..).map(|n| format!("N{n}")).find(|n| of(n) == of(slow)).unwrap();
-    let config = ExchangeConfig { dev_command_cost_us: [(symbol(slow), 2_000)].into(), ..config(folder.path()) };
+    let config = ExchangeConfig { dev_command_cost_us: [(symbol(slow), 500)].into(), ..config(folder.path()) };
     let exchange = start(config).await;
     for name in [slow, &neighbour] {
         exchange.list(symbol(name), plain()).await.unwrap();
     }
-    // 9,000 x 2 ms = 18 s of work: more than the permits let in at once.
+    // 9,000 x 0.5 ms = 4.5 s of work: more than the permits let in at once.
     let options = SessionOptions { name: "test".into(), queue_bytes_max: usize::MAX };
     let session = exchange.log().open_session(options).unwrap();
     let to = TopicPartition { topic: Topic::Orders, partition: of(slow) };

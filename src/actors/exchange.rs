@@ -19,7 +19,7 @@ use super::retention::Retention;
 use crate::clock;
 use crate::domain::command::Listing;
 use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
-use crate::ports::log::embedded::{EmbeddedLog, EmbeddedOptions};
+use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
 use crate::ports::snapshots::folder::FolderSnapshots;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
@@ -148,8 +148,8 @@ impl Exchange {
         }
         let folder = config.data_dir.clone();
         std::fs::create_dir_all(&folder).map_err(|source| StartError::Folder { folder, source })?;
-        let options = EmbeddedOptions { partitions: config.partitions, ..EmbeddedOptions::new(&config.data_dir) };
-        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(options)?);
+        let options = EmbeddedLogOptions::new(&config.data_dir, config.partitions);
+        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&options)?);
         let snapshots: Arc<dyn SnapshotStore> = Arc::new(FolderSnapshots::open(&config.data_dir)?);
         let keyring = Arc::new(Keyring::from_secret(&config.cluster_secret));
         let catalogue = Arc::new(Catalogue::read(&*log).await?);
