@@ -23,7 +23,8 @@ pub struct Config {
     pub nodes: usize,
     /// Partitions of `orders`; fixed when the data folder is made.
     pub partitions: u32,
-    pub book_arbiters_per_node: usize,
+    /// Threads for the books of each node; 0 = one per core, divided among the nodes.
+    pub book_threads_per_node: usize,
     pub demo: bool,
     /// As `RUST_LOG`: `info`, `debug`, `hotbook=debug,info`.
     pub log_level: String,
@@ -61,7 +62,7 @@ impl Default for Config {
             data_dir: "./hotbook-data".into(),
             nodes: 1,
             partitions: 64,
-            book_arbiters_per_node: 1,
+            book_threads_per_node: 0,
             demo: false,
             log_level: "info".into(),
             log_json: false,
@@ -194,7 +195,6 @@ impl Config {
         let positive = [
             ("nodes", self.nodes as u64),
             ("partitions", u64::from(self.partitions)),
-            ("book_arbiters_per_node", self.book_arbiters_per_node as u64),
             ("answer_timeout_ms", self.answer_timeout_ms),
             ("heartbeat_s", self.heartbeat_s),
             ("idle_timeout_s", self.idle_timeout_s),

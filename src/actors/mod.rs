@@ -2,6 +2,7 @@
 
 pub mod book;
 pub mod catalogue;
+pub mod connection;
 mod connections;
 pub mod directory;
 pub mod egress;
@@ -12,8 +13,10 @@ pub mod market_data;
 pub mod mirror;
 pub mod node;
 pub mod recovery;
+pub mod registry;
 pub mod retention;
 pub mod router;
+pub mod session;
 mod waiters;
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 
+use crate::actors::router::Refusal;
 use crate::domain::Reason;
 
 macro_rules! codes {
@@ -154,6 +155,12 @@ impl From<Reason> for EdgeError {
             message: reason.text().to_owned(),
             details: Default::default(),
         }
+    }
+}
+
+impl From<Refusal> for EdgeError {
+    fn from(refusal: Refusal) -> Self {
+        Self::from_code(refusal.code())
     }
 }
 

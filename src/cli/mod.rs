@@ -1,6 +1,8 @@
 //! The command line.
 
+mod demo;
 mod inspect;
+pub mod serve;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +24,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Runs the exchange.
+    Serve(ServeArgs),
     /// Checks the settings and prints the effective values, secrets masked.
     CheckConfig(ServeArgs),
     /// Looks into snapshot files.
@@ -75,11 +79,11 @@ impl ServeArgs {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done =
-        match cli.command.unwrap_or_else(|| Action::CheckConfig(ServeArgs { demo: true, ..ServeArgs::default() })) {
-            Action::CheckConfig(args) => check_config(&args),
-            Action::Snapshot(action) => inspect::run(&action),
-        };
+    let done = match cli.command.unwrap_or_else(|| Action::Serve(ServeArgs { demo: true, ..ServeArgs::default() })) {
+        Action::Serve(args) => args.settings().map_err(Into::into).and_then(|config| serve::run(&config)),
+        Action::CheckConfig(args) => check_config(&args),
+        Action::Snapshot(action) => inspect::run(&action),
+    };
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {

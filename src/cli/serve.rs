@@ -1,0 +1,191 @@
+//! `hotbook serve`: the exchange of one process, from start to a clean end.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::demo;
+use crate::actors::exchange::{Exchange, ExchangeConfig};
+use crate::api::schema::random_bytes;
+use crate::api::server::{self, Server};
+use crate::config::Config;
+use crate::domain::Symbol;
+use crate::ports::identity::Identity;
+use crate::ports::identity::hs256::Hs256;
+
+/// How often readiness is looked at while starting.
+const READY_POLL: Duration = Duration::from_millis(10);
+
+/// A running exchange with its server.
+pub struct Running {
+    pub exchange: Arc<Exchange>,
+    pub server: Server,
+}
+
+impl Running {
+    /// Starts everything; must be called inside an actix system.
+    ///
+    /// # Errors
+    /// When the data folder, a book's owner or the address is not to be had.
+    pub async fn start(config: &Config) -> Result<Self> {
+        std::fs::create_dir_all(&config.data_dir)
+            .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+        let secret = cluster_secret(config)?;
+        let identity: Arc<dyn Identity> = match &config.jwt_secret {
+            Some(secret) => Arc::new(Hs256::configured(secret.as_bytes())),
+            None => Arc::new(Hs256::development(&secret)),
+        };
+        let exchange = Exchange::start(exchange_config(config, secret)).await?;
+        let router = exchange.gateway().router();
+        let server = server::start(config, Arc::clone(&exchange), router, identity)
+            .await
+            .with_context(|| format!("cannot listen on {}:{}", config.http_host, config.http_port))?;
+        Ok(Self { exchange, server })
+    }
+
+    /// Returns once every book trades.
+    pub async fn until_ready(&self) {
+        while !self.exchange.is_ready() {
+            tokio::time::sleep(READY_POLL).await;
+        }
+    }
+
+    /// Says goodbye to clients, then snapshots every changed book and closes the log.
+    pub async fn stop(self) {
+        self.server.stop().await;
+        self.exchange.shutdown().await;
+    }
+}
+
+fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
+    let costs = config.dev_command_cost_us.iter().filter_map(|(s, us)| Some((Symbol::new(s).ok()?, *us)));
+    ExchangeConfig {
+        data_dir: config.data_dir.clone(),
+        nodes: config.nodes,
+        partitions: config.partitions,
+        book_threads_per_node: config.book_threads_per_node,
+        snapshot_every_s: config.snapshot_every_s,
+        snapshot_every_records: config.snapshot_every_records,
+        lag_records_max: config.lag_records_max,
+        cluster_secret,
+        dev_command_cost_us: costs.collect::<HashMap<_, _>>(),
+        ..ExchangeConfig::default()
+    }
+}
+
+/// The configured secret, or the one in the data folder, made at the first start and readable by its owner only.
+fn cluster_secret(config: &Config) -> Result<Vec<u8>> {
+    if let Some(secret) = &config.cluster_secret {
+        return Ok(secret.clone().into_bytes());
+    }
+    let path = config.data_dir.join("cluster-secret");
+    if let Some(secret) = read_secret(&path)? {
+        return Ok(secret);
+    }
+    let secret = hex::encode(random_bytes::<32>());
+    // Written aside and renamed: a crash in between leaves no half of a secret.
+    let aside = config.data_dir.join("cluster-secret.new");
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)
+        .with_context(|| format!("cannot write {}", aside.display()))?;
+    file.write_all(secret.as_bytes())?;
+    file.sync_all()?;
+    std::fs::rename(&aside, &path)?;
+    std::fs::File::open(&config.data_dir)?.sync_all()?;
+    Ok(secret.into_bytes())
+}
+
+fn read_secret(path: &Path) -> Result<Option<Vec<u8>>> {
+    match std::fs::read(path) {
+        Ok(secret) if secret.len() >= 32 => Ok(Some(secret)),
+        Ok(_) => anyhow::bail!("{} is damaged: it is shorter than 32 bytes", path.display()),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// Serves until SIGTERM or SIGINT.
+///
+/// # Errors
+/// When it cannot start.
+pub fn run(config: &Config) -> Result<()> {
+    start_logging(config)?;
+    actix_rt::System::new().block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let running = Running::start(config).await?;
+        running.until_ready().await;
+        let demo = if config.demo { Some(demo::start(&running.exchange).await?) } else { None };
+        banner(config, &running);
+        let why = tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        };
+        tracing::info!(why, "going down: no new commands, snapshots of every changed book");
+        if let Some(demo) = demo {
+            demo.stop().await;
+        }
+        running.stop().await;
+        Ok(())
+    })
+}
+
+fn start_logging(config: &Config) -> Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
+        .with_context(|| format!("log_level `{}` is not understood", config.log_level))?;
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let done = if config.log_json { logs.json().try_init() } else { logs.try_init() };
+    done.map_err(|e| anyhow::anyhow!("cannot start logging: {e}"))
+}
+
+/// Where to look.
+fn banner(config: &Config, running: &Running) {
+    let at = running.server.address;
+    println!("hotbook {} is trading at http://{at}", env!("CARGO_PKG_VERSION"));
+    println!("  page       http://{at}/");
+    println!("  API        http://{at}/docs");
+    println!("  websocket  ws://{at}/ws");
+    println!(
+        "  data       {} ({} books, nodes: {})",
+        config.data_dir.display(),
+        running.exchange.directory().len(),
+        config.nodes
+    );
+    if config.jwt_secret.is_none() {
+        println!("  identity   development tokens for anyone on this machine: POST /auth/dev-token");
+    }
+    println!("  accounts   not checked: the account step admits every order in this version");
+    if config.demo {
+        println!("  demo       synthetic orders of users {} in {}", demo::USERS_TEXT, demo::SYMBOLS_TEXT);
+    }
+    println!("  stop       Ctrl-C or SIGTERM: every changed book is snapshotted first");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_secret_is_made_once_and_kept_private() {
+        let dir = tempfile::tempdir().unwrap();
+        let config = Config { data_dir: dir.path().to_owned(), ..Config::default() };
+        let secret = cluster_secret(&config).unwrap();
+        assert_eq!(cluster_secret(&config).unwrap(), secret);
+        let file = dir.path().join("cluster-secret");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+        std::fs::write(&file, "short").unwrap();
+        assert!(cluster_secret(&config).is_err(), "a damaged secret is not replaced in silence");
+    }
+}

@@ -1,0 +1,328 @@
+//! REST as a client sees it.
+
+mod common;
+
+use common::TestServer;
+use futures_util::future::join;
+use serde_json::json;
+
+#[actix_web::test]
+async fn an_order_trades_and_everyone_sees_it() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let (alice, bob) = (server.trader("alice").await, server.trader("bob").await);
+
+    // The example of docs/matching.md: asks 25 @ 250.00 and 8 @ 250.50.
+    assert_eq!(alice.order("TSLA", "SELL", "250.00", 25, "a1").await.0, 201);
+    let (status, resting) = alice.order("TSLA", "SELL", "250.50", 8, "a2").await;
+    assert_eq!((status, &resting["status"], &resting["remaining_qty"]), (201, &json!("NEW"), &json!(8)));
+
+    let (status, taken) = bob.order("TSLA", "BUY", "250.50", 10, "b1").await;
+    assert_eq!(status, 201, "{taken}");
+    assert_eq!(taken["status"], "FILLED");
+    assert_eq!((&taken["filled_qty"], &taken["remaining_qty"]), (&json!(10), &json!(0)));
+    assert_eq!(taken["fills"].as_array().map(Vec::len), Some(1));
+    assert_eq!((&taken["fills"][0]["price"], &taken["fills"][0]["quantity"]), (&json!(250.0), &json!(10)));
+
+    // Read your writes: at once, on every read path.
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    assert!(book["seq"].as_u64() >= taken["seq"].as_u64(), "{book}");
+    assert_eq!(book["asks"][0], json!({"price": 250.0, "qty": 15, "orders": 1}));
+    assert_eq!(book["bids"], json!([]));
+    assert_eq!((&book["last_price"], &book["last_qty"]), (&json!(250.0), &json!(10)));
+    let (_, trades) = server.get("/trades/TSLA").await;
+    assert_eq!(trades["trades"][0]["trade_id"], taken["fills"][0]["trade_id"]);
+    let (_, ticker) = server.get("/ticker/TSLA").await;
+    assert_eq!((&ticker["volume"], &ticker["last_price"]), (&json!(10), &json!(250.0)));
+    let (status, seen) = alice.get("/orders/a1?symbol=TSLA").await;
+    assert_eq!((status, &seen["status"], &seen["filled_qty"]), (200, &json!("PARTIALLY_FILLED"), &json!(10)));
+    let (_, open) = alice.get("/orders?symbol=TSLA&status=open").await;
+    assert_eq!(open["orders"].as_array().map(Vec::len), Some(2));
+}
+
+#[actix_web::test]
+async fn prices_are_printed_exactly() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let listing = r#"{"symbol":"FINE","price_scale":9,"limit_up":"999999999.999999999"}"#;
+    let (status, shown) = admin.post_text("/admin/instruments", listing).await;
+    assert_eq!(status, 201, "{shown}");
+    let alice = server.trader("alice").await;
+    let body = r#"{"symbol":"FINE","side":"BUY","price":123456789.123456789,"quantity":1,"order_id":"x"}"#;
+    assert_eq!(alice.post_text("/orders", body).await.0, 201);
+    let client = awc::Client::default();
+    let text = client.get(server.url("/orderbook/FINE")).send().await.unwrap().body().await.unwrap();
+    let text = String::from_utf8(text.to_vec()).unwrap();
+    assert!(text.contains(r#""price":123456789.123456789,"#), "{text}");
+}
+
+#[actix_web::test]
+async fn what_is_wrong_with_an_order_is_said_before_the_log() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let alice = server.trader("alice").await;
+    let with = |price: &str, quantity: &str| {
+        format!(r#"{{"symbol":"TSLA","side":"BUY","price":{price},"quantity":{quantity}}}"#)
+    };
+    let cases = [
+        (with("1e309", "1"), 400, "invalid_price"),
+        (with("\"1e309\"", "1"), 400, "invalid_price"),
+        (with("-250.5", "1"), 400, "invalid_price"),
+        (with("0", "1"), 400, "invalid_price"),
+        (with("250.505", "1"), 400, "price_too_precise"),
+        (with("\"abc\"", "1"), 400, "invalid_price"),
+        (with("NaN", "1"), 400, "malformed_json"),
+        (with("250", "10.5"), 400, "invalid_quantity"),
+        (with("250", "0"), 400, "invalid_quantity"),
+        (with("250", "1e309"), 400, "invalid_quantity"),
+        ("{\"symbol\":".into(), 400, "malformed_json"),
+        ("not json".into(), 400, "malformed_json"),
+        (r#"{"symbol":"NOPE","side":"BUY","price":1,"quantity":1}"#.into(), 404, "unknown_symbol"),
+        (r#"{"symbol":"nö","side":"BUY","price":1,"quantity":1}"#.into(), 404, "unknown_symbol"),
+        (r#"{"symbol":"TSLA","side":"BUY","price":1,"quantity":1,"colour":"red"}"#.into(), 400, "unknown_field"),
+        (r#"{"symbol":"TSLA","side":"BUY","quantity":1}"#.into(), 400, "missing_field"),
+        (
+            format!(r#"{{"symbol":"TSLA","side":"BUY","price":1,"quantity":1,"order_id":"{}"}}"#, "x".repeat(37)),
+            400,
+            "invalid_order_id",
+        ),
+        (format!(r#"{{"symbol":"{}"}}"#, "A".repeat(70_000)), 413, "payload_too_large"),
+    ];
+    for (body, status, code) in cases {
+        let shown: String = body.chars().take(80).collect();
+        let (got, answer) = alice.post_text("/orders", &body).await;
+        assert_eq!((got, &answer["code"]), (status, &json!(code)), "{shown}: {answer}");
+        assert!(answer["message"].is_string() && answer["details"].is_object(), "{answer}");
+        assert!(answer["request_id"].as_str().is_some_and(|id| !id.is_empty()), "{answer}");
+    }
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    assert_eq!(book["bids"], json!([]), "nothing was appended");
+}
+
+#[actix_web::test]
+async fn an_order_that_the_rules_forbid_is_refused_with_the_reason() {
+    let server = TestServer::start().await;
+    let admin = server.admin().await;
+    let rules = json!({"symbol": "KRX", "price_scale": 0, "tick_size": 50, "lot_size": 10, "limit_up": 1300, "limit_down": 700});
+    assert_eq!(admin.post("/admin/instruments", rules).await.0, 201);
+    let alice = server.trader("alice").await;
+    for (price, quantity, code) in [
+        ("1350", 10, "price_above_limit"),
+        ("650", 10, "price_below_limit"),
+        ("1010", 10, "price_not_on_tick"),
+        ("1000", 15, "quantity_not_on_lot"),
+    ] {
+        let (status, answer) = alice.order("KRX", "BUY", price, quantity, "x").await;
+        assert_eq!((status, &answer["code"]), (400, &json!(code)), "{answer}");
+    }
+    // What only the book can know is no error: it is REJECTED with its reason.
+    assert_eq!(alice.order("KRX", "SELL", "1000", 10, "ask").await.0, 201);
+    let bob = server.trader("bob").await;
+    let post_only = json!({"symbol": "KRX", "side": "BUY", "price": 1000, "quantity": 10, "post_only": true});
+    let (status, answer) = bob.post("/orders", post_only).await;
+    assert_eq!(
+        (status, &answer["status"], &answer["reason"]),
+        (201, &json!("REJECTED"), &json!("post_only_would_trade"))
+    );
+    let fok = json!({"symbol": "KRX", "side": "BUY", "price": 1000, "quantity": 20, "time_in_force": "FOK"});
+    let (status, answer) = bob.post("/orders", fok).await;
+    assert_eq!((status, &answer["reason"]), (201, &json!("fok_not_fillable")), "{answer}");
+}
+
+#[actix_web::test]
+async fn one_order_id_makes_one_order() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let (alice, bob) = (server.trader("alice").await, server.trader("bob").await);
+    assert_eq!(alice.order("TSLA", "BUY", "100", 10, "same").await.0, 201);
+    let (status, answer) = alice.order("TSLA", "BUY", "101", 20, "same").await;
+    assert_eq!((status, &answer["code"]), (409, &json!("duplicate_order")), "{answer}");
+    assert_eq!(bob.order("TSLA", "BUY", "100", 5, "same").await.0, 201, "another user may use the id");
+    assert_eq!(alice.delete("/orders/same?symbol=TSLA").await.0, 200);
+    assert_eq!(alice.order("TSLA", "BUY", "100", 10, "same").await.0, 409, "a finished id is used up too");
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    assert_eq!(book["bids"], json!([{"price": 100.0, "qty": 5, "orders": 1}]));
+}
+
+#[actix_web::test]
+async fn two_requests_racing_on_one_order_id_make_one_order() {
+    let server = TestServer::start_with(|c| c.http_workers = 2).await;
+    server.list(&["TSLA"]).await;
+    let alice = server.trader("alice").await;
+    for round in 0..20 {
+        let id = format!("race-{round}");
+        let (a, b) = join(alice.order("TSLA", "BUY", "100", 1, &id), alice.order("TSLA", "BUY", "100", 1, &id)).await;
+        let mut codes = [a.0, b.0];
+        codes.sort_unstable();
+        assert_eq!(codes, [201, 409], "{a:?} {b:?}");
+    }
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    assert_eq!(book["bids"][0]["qty"], 20);
+}
+
+#[actix_web::test]
+async fn another_users_order_is_an_unknown_order() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let (alice, mallory) = (server.trader("alice").await, server.trader("mallory").await);
+    assert_eq!(alice.order("TSLA", "BUY", "100", 10, "mine").await.0, 201);
+    for (status, answer) in [
+        mallory.get("/orders/mine?symbol=TSLA").await,
+        mallory.delete("/orders/mine?symbol=TSLA").await,
+        mallory.put("/orders/mine?symbol=TSLA", json!({"quantity": 1})).await,
+    ] {
+        assert_eq!((status, &answer["code"]), (404, &json!("unknown_order")), "{answer}");
+    }
+    // A user_id in the body is not looked at: the order is the token's.
+    let body =
+        json!({"symbol": "TSLA", "side": "BUY", "price": 99, "quantity": 1, "order_id": "m", "user_id": "alice"});
+    assert_eq!(mallory.post("/orders", body).await.0, 201);
+    assert_eq!(alice.get("/orders/m?symbol=TSLA").await.0, 404);
+    assert_eq!(mallory.get("/orders/m?symbol=TSLA").await.0, 200);
+}
+
+#[actix_web::test]
+async fn replace_and_cancel_answer_with_the_order() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let alice = server.trader("alice").await;
+    alice.order("TSLA", "BUY", "100", 10, "o").await;
+    let (status, answer) = alice.put("/orders/o?symbol=TSLA", json!({"price": "100.50", "quantity": 12})).await;
+    assert_eq!((status, &answer["price"], &answer["remaining_qty"]), (200, &json!(100.5), &json!(12)), "{answer}");
+    let (status, answer) = alice.put("/orders/o?symbol=TSLA", json!({})).await;
+    assert_eq!((status, &answer["code"]), (400, &json!("missing_field")), "{answer}");
+    let (status, answer) = alice.delete("/orders/o?symbol=TSLA").await;
+    assert_eq!((status, &answer["status"], &answer["remaining_qty"]), (200, &json!("CANCELED"), &json!(0)), "{answer}");
+    let (status, answer) = alice.delete("/orders/o?symbol=TSLA").await;
+    assert_eq!((status, &answer["code"]), (404, &json!("unknown_order")), "{answer}");
+}
+
+#[actix_web::test]
+async fn two_lists_of_one_symbol_at_once_make_one_book() {
+    let server = TestServer::start_with(|c| c.http_workers = 2).await;
+    let admin = server.admin().await;
+    for round in 0..5 {
+        let symbol = format!("S{round}");
+        let list = |lot: u64| admin.post("/admin/instruments", json!({"symbol": symbol, "lot_size": lot}));
+        let (a, b) = join(list(1), list(2)).await;
+        let mut statuses = [a.0, b.0];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [201, 409], "{a:?} {b:?}");
+        let (won, lost) = if a.0 == 201 { (&a, &b) } else { (&b, &a) };
+        assert_eq!(lost.1["code"], "symbol_exists");
+        let (_, all) = server.get("/instruments").await;
+        let shown = all["instruments"].as_array().unwrap().iter().find(|i| i["symbol"] == symbol.as_str()).unwrap();
+        assert_eq!(shown["lot_size"], won.1["lot_size"], "the first one's rules hold");
+    }
+}
+
+#[actix_web::test]
+async fn roles_and_tokens_are_checked() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let alice = server.trader("alice").await;
+    let (status, answer) = alice.get("/admin/nodes").await;
+    assert_eq!((status, &answer["code"]), (403, &json!("forbidden")), "{answer}");
+    let admin = server.admin().await;
+    assert_eq!(admin.order("TSLA", "BUY", "1", 1, "x").await.0, 403);
+    assert_eq!(admin.get("/admin/nodes").await.1["nodes"][0]["id"], "n1");
+    for token in [None, Some("nonsense")] {
+        let (status, answer) = server.call("GET", "/orders", token, None).await;
+        assert_eq!((status, &answer["code"]), (401, &json!("unauthorized")), "{answer}");
+    }
+    let (status, answer) = server.get("/nowhere").await;
+    assert_eq!((status, &answer["code"]), (404, &json!("not_found")), "{answer}");
+    let (status, answer) = server.call("PATCH", "/orders", None, None).await;
+    assert_eq!((status, &answer["code"]), (405, &json!("method_not_allowed")), "{answer}");
+}
+
+#[actix_web::test]
+async fn a_configured_secret_ends_development_tokens() {
+    let server = TestServer::start_with(|c| c.jwt_secret = Some("a secret of the operator".into())).await;
+    let (status, answer) = server.call("POST", "/auth/dev-token", None, Some(r#"{"user_id":"a"}"#.into())).await;
+    assert_eq!((status, &answer["code"]), (403, &json!("dev_tokens_off")), "{answer}");
+}
+
+#[actix_web::test]
+async fn halt_resume_and_snapshot() {
+    let mut server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    {
+        let (alice, admin) = (server.trader("alice").await, server.admin().await);
+        assert_eq!(alice.order("TSLA", "BUY", "100", 10, "a").await.0, 201);
+        assert_eq!(admin.post("/admin/books/TSLA/halt", json!({})).await.0, 200);
+        assert_eq!(admin.post("/admin/books/TSLA/halt", json!({})).await.1["code"], "already_halted");
+        let (status, answer) = alice.order("TSLA", "BUY", "100", 10, "b").await;
+        assert_eq!(
+            (status, &answer["status"], &answer["reason"]),
+            (201, &json!("REJECTED"), &json!("symbol_halted")),
+            "{answer}"
+        );
+        assert_eq!(admin.post("/admin/books/TSLA/resume", json!({})).await.0, 200);
+        let (status, saved) = admin.post("/admin/books/TSLA/snapshot", json!({})).await;
+        assert_eq!(status, 200, "{saved}");
+        assert_eq!(admin.post("/admin/books/NOPE/halt", json!({})).await.0, 404);
+    }
+    let before = server.get("/orderbook/TSLA").await;
+    server.restart().await;
+    assert_eq!(server.get("/orderbook/TSLA").await, before, "all is there after a clean restart");
+}
+
+#[actix_web::test]
+async fn a_slow_book_answers_received_and_its_neighbours_do_not_notice() {
+    // SLOW takes 50 ms a command; with one partition, every symbol is its neighbour.
+    let server = TestServer::start_with(|c| {
+        c.partitions = 1;
+        c.book_threads_per_node = 2;
+        c.answer_timeout_ms = 1_500;
+        c.http_workers = 2;
+        c.dev_command_cost_us.insert("SLOW".into(), 50_000);
+    })
+    .await;
+    server.list(&["SLOW", "FAST"]).await;
+    let mut ws = server.ws("alice").await;
+    for i in 0..100 {
+        ws.add("SLOW", "BUY", "100", 1, &format!("s{i}")).await;
+    }
+    // A hundred commands lie before this one: 5 s.
+    let alice = server.trader("alice").await;
+    let behind = alice.order("SLOW", "BUY", "100", 1, "last");
+    let neighbour = async {
+        let bob = server.trader("bob").await;
+        for i in 0..20 {
+            let (status, answer) = bob.order("FAST", "BUY", "100", 1, &format!("f{i}")).await;
+            assert_eq!(status, 201, "a neighbour waits for the slow book: {answer}");
+        }
+    };
+    let ((status, answer), ()) = join(behind, neighbour).await;
+    assert_eq!((status, &answer["status"]), (202, &json!("RECEIVED")), "{answer}");
+    let seen =
+        common::until("the order's result", || alice.get("/orders/last?symbol=SLOW"), |(status, _)| *status == 200)
+            .await;
+    assert_eq!(seen.1["status"], "NEW");
+}
+
+#[actix_web::test]
+async fn the_description_names_only_what_is_there() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    let (_, api) = server.get("/openapi.json").await;
+    let paths = api["paths"].as_object().expect("paths");
+    assert!(paths.len() >= 18, "{}", paths.len());
+    for (path, methods) in paths {
+        for method in methods.as_object().unwrap().keys() {
+            let (status, answer) = server
+                .call(&method.to_uppercase(), &path.replace("{symbol}", "TSLA").replace("{id}", "x"), None, None)
+                .await;
+            assert!(status != 405 && answer["code"] != "not_found", "{method} {path}: {status} {answer}");
+        }
+    }
+    for page in ["/", "/docs"] {
+        let (status, text) = server.get(page).await;
+        let text = text.as_str().expect("a page");
+        assert_eq!(status, 200);
+        assert!(!text.contains("http://") && !text.contains("https://"), "{page} must work offline");
+    }
+    let (_, metrics) = server.get("/metrics").await;
+    assert!(metrics.as_str().is_some(), "{metrics}");
+}

@@ -1,0 +1,400 @@
+//! The WebSocket as a client sees it.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{TestServer, Ws, soon, until};
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
+
+async fn with_tsla() -> TestServer {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    server
+}
+
+/// ERROR with a code.
+async fn expect_error(ws: &mut Ws, code: &str) -> Value {
+    let message = ws.next().await;
+    assert_eq!((&message["type"], &message["data"]["code"]), (&json!("ERROR"), &json!(code)), "{message}");
+    message
+}
+
+#[actix_web::test]
+async fn an_order_is_received_then_answered_and_its_maker_is_told() {
+    let server = with_tsla().await;
+    let (mut alice, mut bob) = (server.ws("alice").await, server.ws("bob").await);
+    alice.send(json!({"action": "SUBSCRIBE", "channels": ["orders"]})).await;
+    alice.next_of("ACK").await;
+    alice.add("TSLA", "SELL", "250.00", 25, "a1").await;
+    let ack = alice.next().await;
+    assert_eq!((&ack["type"], &ack["request_id"]), (&json!("ACK"), &json!("a1")));
+    assert_eq!(ack["data"], json!({"order_id": "a1", "symbol": "TSLA", "status": "RECEIVED"}));
+    let status = alice.next().await;
+    assert_eq!((&status["type"], &status["request_id"]), (&json!("ORDER_STATUS"), &json!("a1")), "{status}");
+    assert_eq!((&status["data"]["status"], &status["data"]["remaining_qty"]), (&json!("NEW"), &json!(25)));
+
+    bob.add("TSLA", "BUY", "250.50", 10, "b1").await;
+    assert_eq!(bob.next().await["type"], "ACK");
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.push(bob.next().await);
+    }
+    let fill = seen.iter().find(|m| m["type"] == "FILL").expect("a FILL");
+    assert_eq!((&fill["data"]["side"], &fill["data"]["filled_qty"]), (&json!("BUY"), &json!(10)));
+    assert_eq!((&fill["data"]["filled_price"], &fill["data"]["status"]), (&json!(250.0), &json!("FILLED")));
+    let status = seen.iter().find(|m| m["type"] == "ORDER_STATUS").expect("an ORDER_STATUS");
+    assert_eq!((&status["data"]["status"], &status["request_id"]), (&json!("FILLED"), &json!("b1")));
+
+    let maker = alice.next_of("FILL").await;
+    assert_eq!((&maker["data"]["order_id"], &maker["data"]["side"]), (&json!("a1"), &json!("SELL")));
+    assert_eq!((&maker["data"]["remaining_qty"], &maker["data"]["trade_id"]), (&json!(15), &fill["data"]["trade_id"]));
+}
+
+#[actix_web::test]
+async fn every_command_is_acknowledged_first_and_answered_once() {
+    let server = with_tsla().await;
+    let mut ws = server.ws("alice").await;
+    const N: usize = 2_000;
+    for i in 0..N {
+        let side = if i % 2 == 0 { "BUY" } else { "SELL" };
+        ws.send(json!({
+            "action": "ADD", "request_id": i, "symbol": "TSLA", "side": side, "price": 100, "quantity": 1,
+            "order_id": format!("o{i}"), "stp": "none",
+        }))
+        .await;
+    }
+    let (mut acked, mut answered) = (vec![false; N], vec![false; N]);
+    while answered.iter().any(|a| !a) {
+        let message = ws.next().await;
+        let number = |id: &Value| id.as_str().and_then(|s| s[1..].parse::<usize>().ok()).expect("an id of ours");
+        match message["type"].as_str() {
+            Some("ACK") => {
+                let i = number(&message["data"]["order_id"]);
+                assert!(!acked[i], "acknowledged twice: {message}");
+                acked[i] = true;
+            }
+            Some("ORDER_STATUS") => {
+                let i = number(&message["data"]["order_id"]);
+                assert!(acked[i], "the outcome came first: {message}");
+                if message["request_id"] == i {
+                    assert!(!answered[i], "answered twice: {message}");
+                    answered[i] = true;
+                }
+            }
+            Some("FILL") => assert!(acked[number(&message["data"]["order_id"])], "the fill came first: {message}"),
+            _ => panic!("{message}"),
+        }
+    }
+}
+
+#[actix_web::test]
+async fn mistakes_are_told_and_the_connection_lives() {
+    let server = with_tsla().await;
+    let mut ws = server.ws_without_token().await;
+    ws.add("TSLA", "BUY", "1", 1, "early").await;
+    expect_error(&mut ws, "unauthorized").await;
+    ws.auth(&server.token("alice", &["trader"]).await, false).await;
+    let add = |price: &str| {
+        format!(r#"{{"action":"ADD","request_id":7,"symbol":"TSLA","side":"BUY","price":{price},"quantity":1}}"#)
+    };
+    for (text, code) in [
+        ("{".to_owned(), "malformed_json"),
+        ("[]".into(), "malformed_json"),
+        ("null".into(), "malformed_json"),
+        (add("NaN"), "malformed_json"),
+        (add("1e309"), "invalid_price"),
+        (add("-1"), "invalid_price"),
+        (add("1.001"), "price_too_precise"),
+        (r#"{"action":"ADD","symbol":"NOPE","side":"BUY","price":1,"quantity":1}"#.into(), "unknown_symbol"),
+        (r#"{"action":"DANCE"}"#.into(), "unknown_action"),
+        (r#"{"request_id":1}"#.into(), "missing_field"),
+        (r#"{"action":"PING","request_id":{"a":1}}"#.into(), "invalid_field"),
+        (r#"{"action":"SUBSCRIBE","channels":["gossip"]}"#.into(), "unknown_channel"),
+        (r#"{"action":"CANCEL","symbol":"TSLA","order_id":"x","colour":"red"}"#.into(), "unknown_field"),
+    ] {
+        ws.send_text(text.clone()).await;
+        let message = expect_error(&mut ws, code).await;
+        if text.contains("\"request_id\":7") && code != "malformed_json" {
+            assert_eq!(message["request_id"], 7, "{message}");
+        }
+    }
+    ws.send(json!({"action": "CANCEL", "request_id": "c", "symbol": "TSLA", "order_id": "nothing"})).await;
+    assert_eq!(ws.next().await["type"], "ACK", "the cancel is in the log");
+    let refused = expect_error(&mut ws, "unknown_order").await;
+    assert_eq!(refused["request_id"], "c");
+    ws.send(json!({"action": "PING", "request_id": "p"})).await;
+    let pong = ws.next().await;
+    assert_eq!((&pong["type"], &pong["request_id"]), (&json!("PONG"), &json!("p")));
+}
+
+#[actix_web::test]
+async fn frames_that_are_too_large_close_with_1009() {
+    let server = with_tsla().await;
+    let mut ws = server.ws("alice").await;
+    ws.send_text("x".repeat(70 * 1024)).await;
+    assert_eq!(ws.close_code().await, Some(1009));
+    // Larger than what is read at all: the connection ends, with or without a close frame in time.
+    let mut ws = server.ws("alice").await;
+    // Its rest is not read, so sending may fail.
+    _ = ws.stream.send(Message::text("x".repeat(1 << 20))).await;
+    assert!(matches!(ws.close_code().await, Some(1009) | None));
+    let mut ws = server.ws("alice").await;
+    ws.stream.send(Message::binary(vec![1, 2, 3])).await.unwrap();
+    assert_eq!(ws.close_code().await, Some(1003));
+}
+
+fn part(text: &str, opcode: Data, is_last: bool) -> Message {
+    Message::Frame(Frame::message(text.as_bytes().to_vec(), OpCode::Data(opcode), is_last))
+}
+
+#[actix_web::test]
+async fn fragments_are_put_together_up_to_64_kib() {
+    let server = with_tsla().await;
+    let mut ws = server.ws("alice").await;
+    let text = r#"{"action":"ADD","request_id":1,"symbol":"TSLA","side":"BUY","price":1,"quantity":1,"order_id":"f"}"#;
+    ws.stream.send(part(&text[..10], Data::Text, false)).await.unwrap();
+    ws.stream.send(part(&text[10..50], Data::Continue, false)).await.unwrap();
+    // Control frames may come in between.
+    ws.stream.send(Message::Ping(Vec::new().into())).await.unwrap();
+    ws.stream.send(part(&text[50..], Data::Continue, true)).await.unwrap();
+    assert_eq!(ws.next().await["type"], "ACK");
+    assert_eq!(ws.next().await["data"]["order_id"], "f");
+    let half = "x".repeat(40 * 1024);
+    ws.stream.send(part(&half, Data::Text, false)).await.unwrap();
+    ws.stream.send(part(&half, Data::Continue, true)).await.unwrap();
+    assert_eq!(ws.close_code().await, Some(1009));
+}
+
+#[actix_web::test]
+async fn an_add_retried_before_its_answer_makes_one_order() {
+    let server = TestServer::start_with(|c| {
+        c.dev_command_cost_us.insert("SLOW".into(), 100_000);
+    })
+    .await;
+    server.list(&["SLOW"]).await;
+    let mut ws = server.ws("alice").await;
+    for request in ["first", "second"] {
+        ws.send(json!({
+            "action": "ADD", "request_id": request, "symbol": "SLOW", "side": "BUY", "price": 100, "quantity": 1,
+            "order_id": "once",
+        }))
+        .await;
+    }
+    let mut outcome = Vec::new();
+    while outcome.len() < 4 {
+        let m = ws.next().await;
+        outcome.push((m["type"].clone(), m["request_id"].clone(), m["data"]["code"].clone()));
+    }
+    let at = |kind: &str, id: &str, code: Value| {
+        let wanted = (json!(kind), json!(id), code);
+        outcome.iter().position(|o| *o == wanted).unwrap_or_else(|| panic!("no {wanted:?} in {outcome:?}"))
+    };
+    let null = || Value::Null;
+    assert!(at("ACK", "first", null()) < at("ORDER_STATUS", "first", null()));
+    assert!(at("ACK", "second", null()) < at("ERROR", "second", json!("duplicate_order")));
+    let (_, book) = server.get("/orderbook/SLOW").await;
+    assert_eq!(book["bids"][0]["qty"], 1);
+}
+
+#[actix_web::test]
+async fn two_connections_racing_on_one_order_id_make_one_order() {
+    let server = TestServer::start_with(|c| c.http_workers = 2).await;
+    server.list(&["TSLA"]).await;
+    let (mut a, mut b) = (server.ws("alice").await, server.ws("alice").await);
+    for round in 0..20 {
+        let id = format!("race-{round}");
+        futures_util::future::join(a.add("TSLA", "BUY", "100", 1, &id), b.add("TSLA", "BUY", "100", 1, &id)).await;
+        let mut outcomes = Vec::new();
+        for ws in [&mut a, &mut b] {
+            let mut m = ws.next().await;
+            while m["type"] == "ACK" {
+                m = ws.next().await;
+            }
+            outcomes.push(m["data"]["status"].as_str().or(m["data"]["code"].as_str()).unwrap_or("?").to_owned());
+        }
+        outcomes.sort();
+        assert_eq!(outcomes, ["NEW", "duplicate_order"]);
+    }
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    assert_eq!(book["bids"][0]["qty"], 20);
+}
+
+#[actix_web::test]
+async fn depth_is_a_snapshot_and_deltas_without_a_gap() {
+    let server = with_tsla().await;
+    let alice = server.trader("alice").await;
+    alice.order("TSLA", "BUY", "100", 10, "a").await;
+    let mut ws = server.ws_without_token().await;
+    ws.send(json!({"action": "SUBSCRIBE", "channels": ["depth", "trades", "ticker"], "symbols": ["TSLA"]})).await;
+    let snapshot = ws.next_of("DEPTH").await;
+    assert_eq!((&snapshot["data"]["kind"], &snapshot["data"]["bids"]), (&json!("snapshot"), &json!([[100.0, 10]])));
+    let bob = server.trader("bob").await;
+    bob.order("TSLA", "SELL", "100", 4, "b").await;
+    let delta = ws.next_of("DEPTH").await;
+    assert_eq!(delta["data"]["kind"], "delta");
+    assert_eq!(delta["data"]["prev_seq"], snapshot["data"]["seq"], "{delta}");
+    assert_eq!(delta["data"]["bids"], json!([[100.0, 6]]));
+    let mut ws2 = server.ws_without_token().await;
+    ws2.send(json!({"action": "SUBSCRIBE", "channels": ["trades"], "symbols": ["TSLA"]})).await;
+    ws2.next_of("ACK").await;
+    bob.order("TSLA", "SELL", "100", 1, "b2").await;
+    let trade = ws2.next_of("TRADE").await;
+    assert_eq!((&trade["data"]["quantity"], &trade["data"]["taker_side"]), (&json!(1), &json!("SELL")));
+}
+
+#[actix_web::test]
+async fn cancel_all_ends_the_users_orders_only() {
+    let server = with_tsla().await;
+    let bob = server.trader("bob").await;
+    bob.order("TSLA", "BUY", "90", 1, "b").await;
+    let mut ws = server.ws("alice").await;
+    for i in 0..3 {
+        ws.add("TSLA", "BUY", "91", 1, &format!("a{i}")).await;
+        ws.next_of("ORDER_STATUS").await;
+    }
+    ws.send(json!({"action": "CANCEL_ALL", "request_id": "x", "symbol": "TSLA"})).await;
+    let done = ws.next_of("STATUS").await;
+    assert_eq!((&done["request_id"], &done["data"]["count"]), (&json!("x"), &json!(3)), "{done}");
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    assert_eq!(book["bids"], json!([{"price": 90.0, "qty": 1, "orders": 1}]));
+}
+
+#[actix_web::test]
+async fn orders_of_a_vanished_connection_are_canceled_if_it_asked_for_that() {
+    let server = with_tsla().await;
+    let token = server.token("alice", &["trader"]).await;
+    let mut keeps = server.ws_with_header(&token).await;
+    keeps.add("TSLA", "BUY", "10", 1, "kept").await;
+    keeps.next_of("ORDER_STATUS").await;
+    keeps.vanish();
+    let mut ws = server.ws_without_token().await;
+    ws.auth(&token, true).await;
+    for i in 0..50 {
+        ws.add("TSLA", "BUY", "11", 1, &format!("c{i}")).await;
+    }
+    // It goes before the answers are read: also what is still on its way must be canceled.
+    while ws.next().await["data"]["order_id"] != "c49" {}
+    ws.vanish();
+    let left = until(
+        "the orders are canceled",
+        || server.get("/orderbook/TSLA"),
+        |(_, book)| book["bids"][0]["price"] != 11.0,
+    )
+    .await;
+    assert_eq!(left.1["bids"], json!([{"price": 10.0, "qty": 1, "orders": 1}]));
+}
+
+#[actix_web::test]
+async fn a_client_that_never_reads_is_cut_off_and_its_orders_are_canceled() {
+    let server = TestServer::start_with(|c| {
+        c.slow_consumer_s = 1;
+        c.heartbeat_s = 1;
+    })
+    .await;
+    server.list(&["TSLA"]).await;
+    let token = server.token("alice", &["trader"]).await;
+    let mut ws = server.ws_without_token().await;
+    ws.auth(&token, true).await;
+    ws.add("TSLA", "BUY", "11", 1, "mine").await;
+    ws.next_of("ORDER_STATUS").await;
+    let (mut sink, source) = ws.stream.split();
+    // Each answer is small, so ask for a lot without reading any: the socket's buffers fill, then the queue.
+    let flood = async {
+        loop {
+            let ping = Message::text(format!(r#"{{"action":"PING","request_id":"{}"}}"#, "x".repeat(120)));
+            if sink.send(ping).await.is_err() {
+                return;
+            }
+        }
+    };
+    // The server shuts the socket down though its session actor is frozen; then sending fails.
+    soon("the end of the connection", flood).await;
+    drop(source);
+    until("its order is canceled", || server.get("/orderbook/TSLA"), |(_, book)| book["bids"] == json!([])).await;
+    // Others never noticed.
+    let bob = server.trader("bob").await;
+    assert_eq!(bob.order("TSLA", "BUY", "10", 1, "b").await.0, 201);
+}
+
+#[actix_web::test]
+async fn a_hundred_thousand_orders_without_reading_are_in_the_log_or_refused_but_never_half() {
+    const N: usize = 100_000;
+    let server = TestServer::start_with(|c| c.slow_consumer_s = 2).await;
+    server.list(&["TSLA"]).await;
+    let ws = server.ws("alice").await;
+    let (mut sink, mut source) = ws.stream.split();
+    let mut sent = 0;
+    for i in 0..N {
+        let add = format!(
+            r#"{{"action":"ADD","request_id":{i},"symbol":"TSLA","side":"BUY","price":100,"quantity":1,"order_id":"n{i}"}}"#
+        );
+        // Blocks while the server does not read because we do not: until it cuts us off.
+        if soon("room to send, or the end", sink.feed(Message::text(add))).await.is_err() {
+            break;
+        }
+        sent += 1;
+    }
+    // What it was told before it was cut off, or all of it: now it reads.
+    let (mut open, mut refused) = (0u64, 0u64);
+    loop {
+        match tokio::time::timeout(Duration::from_secs(5), source.next()).await {
+            Ok(Some(Ok(Message::Text(text)))) => {
+                let m: Value = serde_json::from_str(text.as_str()).unwrap();
+                match m["type"].as_str() {
+                    Some("ORDER_STATUS") => open += 1,
+                    Some("ERROR") => {
+                        assert_eq!(m["data"]["code"], "too_many_in_flight", "{m}");
+                        refused += 1;
+                    }
+                    _ => {}
+                }
+            }
+            Ok(Some(Ok(_))) => {}
+            _ => break,
+        }
+    }
+    assert!(sent > 0);
+    // Whatever was said NEW is in the book, and no order is there twice.
+    let (_, book) = server.get("/orderbook/TSLA").await;
+    let (orders, quantity) = (book["bids"][0]["orders"].as_u64().unwrap(), book["bids"][0]["qty"].as_u64().unwrap());
+    assert_eq!(orders, quantity);
+    assert!(
+        orders >= open && orders + refused <= sent as u64,
+        "{orders} in the book, {open} told, {refused} refused, {sent} sent"
+    );
+}
+
+#[actix_web::test]
+async fn a_clean_stop_says_draining_and_closes_with_1012() {
+    let mut server = with_tsla().await;
+    let mut ws = server.ws("alice").await;
+    let stop = server.stop();
+    let listen = async {
+        let status = ws.next_of("STATUS").await;
+        assert_eq!(status["data"]["status"], "DRAINING");
+        ws.close_code().await
+    };
+    let ((), code) = futures_util::future::join(stop, listen).await;
+    assert_eq!(code, Some(1012));
+}
+
+#[actix_web::test]
+async fn resume_shows_open_orders_and_says_when_something_was_missed() {
+    let server = with_tsla().await;
+    let mut ws = server.ws("alice").await;
+    ws.add("TSLA", "BUY", "10", 1, "r").await;
+    let seq = ws.next_of("ORDER_STATUS").await["data"]["seq"].as_u64().unwrap();
+    ws.vanish();
+    let mut ws = server.ws("alice").await;
+    ws.send(json!({"action": "RESUME", "request_id": "r1", "last_seq": {"TSLA": seq}})).await;
+    assert_eq!(ws.next().await["data"]["order_id"], "r");
+    assert_eq!(ws.next().await["data"]["action"], "RESUME", "nothing was missed");
+    server.trader("bob").await.order("TSLA", "SELL", "10", 1, "b").await;
+    ws.send(json!({"action": "RESUME", "request_id": "r2", "last_seq": {"TSLA": seq}})).await;
+    expect_error(&mut ws, "resync_needed").await;
+}

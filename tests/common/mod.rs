@@ -1,0 +1,285 @@
+//! A server in this process on a port of its own, and clients that speak to it over real sockets.
+
+#![allow(dead_code)] // each test file uses its part
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{SinkExt, StreamExt};
+use hotbook::actors::exchange::Exchange;
+use hotbook::cli::serve::Running;
+use hotbook::config::Config;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+/// Deadline of everything that is awaited.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A server in a folder of its own.
+pub struct TestServer {
+    running: Option<Running>,
+    pub config: Config,
+    pub port: u16,
+    folder: tempfile::TempDir,
+}
+
+impl TestServer {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let mut config = Config {
+            http_port: 0,
+            http_workers: 1,
+            partitions: 4,
+            book_threads_per_node: 1,
+            data_dir: folder.path().join("data"),
+            ..Config::default()
+        };
+        change(&mut config);
+        let running = Running::start(&config).await.expect("the server starts");
+        let port = running.server.address.port();
+        let server = Self { running: Some(running), config, port, folder };
+        server.until_ready().await;
+        server
+    }
+
+    async fn until_ready(&self) {
+        tokio::time::timeout(SOON, self.running().until_ready()).await.expect("ready in time");
+    }
+
+    pub fn running(&self) -> &Running {
+        self.running.as_ref().expect("the server runs")
+    }
+
+    pub fn exchange(&self) -> &Arc<Exchange> {
+        &self.running().exchange
+    }
+
+    /// Goes down cleanly and comes up again with the same data, on another port.
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        let running = Running::start(&self.config).await.expect("the server starts again");
+        self.port = running.server.address.port();
+        self.running = Some(running);
+        self.until_ready().await;
+    }
+
+    pub async fn stop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop().await;
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
+    }
+
+    /// A development token.
+    pub async fn token(&self, user: &str, roles: &[&str]) -> String {
+        let body = json!({"user_id": user, "roles": roles});
+        let (status, answer) = self.call("POST", "/auth/dev-token", None, Some(body.to_string())).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// A trader over REST.
+    pub async fn trader(&self, user: &str) -> Rest<'_> {
+        Rest { server: self, token: self.token(user, &["trader"]).await }
+    }
+
+    pub async fn admin(&self) -> Rest<'_> {
+        Rest { server: self, token: self.token("root", &["admin"]).await }
+    }
+
+    /// Lists symbols with default rules.
+    pub async fn list(&self, symbols: &[&str]) {
+        let admin = self.admin().await;
+        for symbol in symbols {
+            let (status, answer) = admin.post("/admin/instruments", json!({"symbol": symbol})).await;
+            assert_eq!(status, 201, "{answer}");
+        }
+    }
+
+    /// One request on a connection of its own; the body's JSON, or its text as a string.
+    pub async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Option<String>) -> (u16, Value) {
+        let client = awc::Client::builder().timeout(SOON).finish();
+        let method = awc::http::Method::from_bytes(method.as_bytes()).expect("a method");
+        let mut request = client.request(method, self.url(path));
+        if let Some(token) = token {
+            request = request.insert_header(("Authorization", format!("Bearer {token}")));
+        }
+        let sent = match body {
+            Some(body) => request.insert_header(("Content-Type", "application/json")).send_body(body).await,
+            None => request.send().await,
+        };
+        let mut response = sent.unwrap_or_else(|e| panic!("{path}: {e}"));
+        let bytes = response.body().limit(16 << 20).await.expect("the body");
+        let text = String::from_utf8(bytes.to_vec()).expect("text");
+        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.call("GET", path, None, None).await
+    }
+
+    /// A WebSocket of `user`, who is a trader.
+    pub async fn ws(&self, user: &str) -> Ws {
+        let mut ws = self.ws_without_token().await;
+        ws.auth(&self.token(user, &["trader"]).await, false).await;
+        ws
+    }
+
+    pub async fn ws_without_token(&self) -> Ws {
+        let url = format!("ws://127.0.0.1:{}/ws", self.port);
+        let (stream, _) = tokio_tungstenite::connect_async(url).await.expect("a websocket");
+        Ws { stream }
+    }
+
+    /// A WebSocket whose token came with the upgrade.
+    pub async fn ws_with_header(&self, token: &str) -> Ws {
+        let mut request = format!("ws://127.0.0.1:{}/ws", self.port).into_client_request().expect("a request");
+        request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().expect("a header"));
+        let (stream, _) = tokio_tungstenite::connect_async(request).await.expect("a websocket");
+        Ws { stream }
+    }
+}
+
+/// REST with a token.
+pub struct Rest<'a> {
+    pub server: &'a TestServer,
+    pub token: String,
+}
+
+impl Rest<'_> {
+    pub async fn post(&self, path: &str, body: Value) -> (u16, Value) {
+        self.server.call("POST", path, Some(&self.token), Some(body.to_string())).await
+    }
+
+    /// A body that `json!` could not hold, like `1e309`.
+    pub async fn post_text(&self, path: &str, body: &str) -> (u16, Value) {
+        self.server.call("POST", path, Some(&self.token), Some(body.to_owned())).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> (u16, Value) {
+        self.server.call("PUT", path, Some(&self.token), Some(body.to_string())).await
+    }
+
+    pub async fn get(&self, path: &str) -> (u16, Value) {
+        self.server.call("GET", path, Some(&self.token), None).await
+    }
+
+    pub async fn delete(&self, path: &str) -> (u16, Value) {
+        self.server.call("DELETE", path, Some(&self.token), None).await
+    }
+
+    /// A LIMIT GTC order.
+    pub async fn order(&self, symbol: &str, side: &str, price: &str, quantity: u64, id: &str) -> (u16, Value) {
+        let body = json!({"symbol": symbol, "side": side, "price": price, "quantity": quantity, "order_id": id});
+        self.post("/orders", body).await
+    }
+}
+
+/// A WebSocket client.
+pub struct Ws {
+    pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Ws {
+    pub async fn auth(&mut self, token: &str, cancel_on_disconnect: bool) {
+        self.send(json!({
+            "action": "AUTH", "request_id": "auth", "token": token, "cancel_on_disconnect": cancel_on_disconnect,
+        }))
+        .await;
+        let answer = self.next_of("ACK").await;
+        assert_eq!(answer["data"]["status"], "OK", "{answer}");
+    }
+
+    pub async fn send(&mut self, message: Value) {
+        self.send_text(message.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: impl Into<String>) {
+        self.stream.send(Message::text(text.into())).await.expect("sent");
+    }
+
+    /// ADD of a LIMIT GTC order.
+    pub async fn add(&mut self, symbol: &str, side: &str, price: &str, quantity: u64, id: &str) {
+        self.send(json!({
+            "action": "ADD", "request_id": id, "symbol": symbol, "side": side, "price": price, "quantity": quantity,
+            "order_id": id,
+        }))
+        .await;
+    }
+
+    /// The next message that is no heartbeat.
+    pub async fn next(&mut self) -> Value {
+        loop {
+            let message = soon("a message", self.stream.next()).await.expect("no end").expect("no error");
+            match message {
+                Message::Text(text) => {
+                    let value: Value = serde_json::from_str(text.as_str()).expect("JSON");
+                    if value["type"] != "HEARTBEAT" {
+                        return value;
+                    }
+                }
+                Message::Close(frame) => panic!("closed: {frame:?}"),
+                _ => {}
+            }
+        }
+    }
+
+    /// Skips to the next message of a type.
+    pub async fn next_of(&mut self, kind: &str) -> Value {
+        loop {
+            let message = self.next().await;
+            if message["type"] == kind {
+                return message;
+            }
+        }
+    }
+
+    /// Reads to the close frame; gives its code, `None` when the connection just ended.
+    pub async fn close_code(&mut self) -> Option<u16> {
+        loop {
+            match soon("the close", self.stream.next()).await {
+                Some(Ok(Message::Close(frame))) => return frame.map(|f| f.code.into()),
+                Some(Ok(_)) => {}
+                Some(Err(_)) | None => return None,
+            }
+        }
+    }
+
+    /// Ends the TCP connection without a close frame, as a client that dies.
+    pub fn vanish(self) {
+        drop(self.stream);
+    }
+}
+
+/// Awaits with the common deadline.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("no {what} within {SOON:?}"))
+}
+
+/// Asks until the answer is as wanted; the last answer is shown when the deadline passes.
+pub async fn until<T: std::fmt::Debug, F: Future<Output = T>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+    wanted: impl Fn(&T) -> bool,
+) -> T {
+    let deadline = Instant::now() + SOON;
+    loop {
+        let answer = ask().await;
+        if wanted(&answer) {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "{what}: last answer {answer:?}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
