@@ -2,7 +2,7 @@
 //!
 //! It is frozen while its client does not read; see [`super::connection`] for what must not freeze with it.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,9 +12,6 @@ use actix_http::ws::Item as Fragment;
 use actix_web_actors::ws::{CloseReason, Message, ProtocolError, WebsocketContext};
 use bytes::BytesMut;
 use futures_util::Stream;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
-use serde_json::value::RawValue;
 use tokio::sync::mpsc;
 
 use super::connection::{CloseWith, Connection, Item};
@@ -23,6 +20,7 @@ use super::mirror::Mirrors;
 use super::router::{RouterCore, Submit};
 use crate::api::error::{Code, EdgeError};
 use crate::api::schema::{self, BODY_BYTES_MAX, ChangeFields, OrderFields};
+use crate::api::ws_message::{AuthFields, CancelAllFields, Head, ResumeFields, SubscribeFields, checked_request_id};
 use crate::api::ws_text;
 use crate::domain::control::Authority;
 use crate::domain::{Command, Micros, OrderId, Symbol, UserId};
@@ -35,8 +33,6 @@ pub const IN_FLIGHT_MAX: usize = 4_096;
 pub const FRAME_BYTES_READ_MAX: usize = 4 * BODY_BYTES_MAX;
 /// Subscriptions of one connection: three channels of 5,000 symbols, and some.
 pub const SUBSCRIPTIONS_MAX: usize = 16_384;
-/// Longest `request_id`, as JSON text.
-const REQUEST_ID_BYTES_MAX: usize = 128;
 /// Finished orders are dropped from the cancel-on-disconnect list each time it has grown by so many.
 const PRUNE_EVERY: usize = 4_096;
 
@@ -367,7 +363,7 @@ impl Session {
     fn listed(&self, text: Option<&str>) -> Result<(Symbol, u8), EdgeError> {
         let symbol = schema::symbol(text)?;
         let instrument = self.gateway.mirrors().instrument(&symbol);
-        instrument.map(|i| (symbol, i.instrument.price_scale)).ok_or_else(|| schema::unknown_symbol(symbol.as_str()))
+        instrument.map(|i| (symbol, i.price_scale)).ok_or_else(|| schema::unknown_symbol(symbol.as_str()))
     }
 
     /// Hands a command to the router; what the connection entered is noted before, under the lock that the registry
@@ -477,7 +473,7 @@ impl Session {
         for (name, last) in fields.last_seq.ok_or_else(|| schema::missing("last_seq"))? {
             let (symbol, _) = self.listed(Some(&name))?;
             let mirrors = self.gateway.mirrors();
-            let now = mirrors.depth(&symbol, 0).map_or(0, |d| d.seq.0);
+            let now = mirrors.last_seq(&symbol).map_or(0, |s| s.0);
             for order in mirrors.open_orders(Some(&symbol), &user) {
                 ctx.text(ws_text::order_view(&order));
             }
@@ -502,69 +498,6 @@ impl Session {
         }
         Ok(())
     }
-}
-
-/// What every message has.
-#[derive(Deserialize)]
-struct Head<'a> {
-    action: Option<String>,
-    #[serde(borrow)]
-    request_id: Option<&'a RawValue>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct AuthFields {
-    token: Option<String>,
-    cancel_on_disconnect: Option<bool>,
-    #[serde(rename = "action")]
-    _action: IgnoredAny,
-    #[serde(rename = "request_id")]
-    _request_id: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CancelAllFields {
-    symbol: Option<String>,
-    #[serde(rename = "user_id")]
-    _user_id: Option<IgnoredAny>,
-    #[serde(rename = "action")]
-    _action: IgnoredAny,
-    #[serde(rename = "request_id")]
-    _request_id: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SubscribeFields {
-    channels: Option<Vec<String>>,
-    symbols: Option<Vec<String>>,
-    #[serde(rename = "action")]
-    _action: IgnoredAny,
-    #[serde(rename = "request_id")]
-    _request_id: Option<IgnoredAny>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ResumeFields {
-    last_seq: Option<BTreeMap<String, u64>>,
-    #[serde(rename = "action")]
-    _action: IgnoredAny,
-    #[serde(rename = "request_id")]
-    _request_id: Option<IgnoredAny>,
-}
-
-/// A number or string of bounded length; it is echoed as it came.
-fn checked_request_id(raw: &RawValue) -> Result<Box<str>, EdgeError> {
-    let text = raw.get();
-    let is_scalar = text.starts_with(['"', '-']) || text.starts_with(|c: char| c.is_ascii_digit());
-    if !is_scalar || text.len() > REQUEST_ID_BYTES_MAX {
-        let what = "`request_id` must be a number or a string of at most 126 characters";
-        return Err(EdgeError::field(Code::InvalidField, "request_id", what));
-    }
-    Ok(text.into())
 }
 
 /// Whether the mirrors know that an order has ended; one that they do not know may be on its way.

@@ -75,7 +75,7 @@ impl Edge {
     pub fn listed(&self, text: Option<&str>) -> Result<(Symbol, Arc<Instrument>), EdgeError> {
         let symbol = super::schema::symbol(text)?;
         let instrument = self.gateway.mirrors().instrument(&symbol);
-        instrument.map(|i| (symbol, i.instrument)).ok_or_else(|| super::schema::unknown_symbol(symbol.as_str()))
+        instrument.map(|i| (symbol, i)).ok_or_else(|| super::schema::unknown_symbol(symbol.as_str()))
     }
 
     /// # Errors

@@ -90,6 +90,7 @@ async fn trades(edge: Shared, path: web::Path<String>, query: web::Query<Amount>
         .gateway
         .mirrors()
         .trades(&symbol, limit)
+        .unwrap_or_default()
         .iter()
         .map(|t| TradeOut {
             trade_id: t.trade_id(),

@@ -12,4 +12,5 @@ pub mod schema;
 pub mod server;
 pub mod view;
 pub mod ws;
+pub mod ws_message;
 pub mod ws_text;
