@@ -324,5 +324,5 @@ async fn the_description_names_only_what_is_there() {
         assert!(!text.contains("http://") && !text.contains("https://"), "{page} must work offline");
     }
     let (_, metrics) = server.get("/metrics").await;
-    assert!(metrics.as_str().is_some(), "{metrics}");
+    assert!(metrics.as_str().is_some_and(|m| m.contains("hotbook_books ")), "{metrics}");
 }

@@ -2,8 +2,9 @@
 
 use actix_web::{HttpResponse, web};
 
-use super::edge::Shared;
+use super::edge::{Edge, Shared};
 use super::openapi;
+use crate::actors::directory::BookStatus;
 
 /// The files beside this one.
 #[derive(rust_embed::Embed)]
@@ -30,6 +31,19 @@ async fn description() -> HttpResponse {
     HttpResponse::Ok().json(openapi::description())
 }
 
+/// Numbers of all books together: one per book would be thousands of series.
+fn gauge_books(edge: &Edge) {
+    let books = edge.exchange.directory().all();
+    let sum = |f: fn(&BookStatus) -> u64| books.iter().map(|b| f(b)).sum::<u64>() as f64;
+    metrics::gauge!("hotbook_books").set(books.len() as f64);
+    metrics::gauge!("hotbook_books_active").set(sum(|b| u64::from(b.is_active())));
+    metrics::gauge!("hotbook_book_resting_orders").set(sum(BookStatus::orders));
+    metrics::gauge!("hotbook_book_lag_records_max").set(books.iter().map(|b| b.lag()).max().unwrap_or(0) as f64);
+    metrics::counter!("hotbook_book_records_applied_total").absolute(sum(BookStatus::applied) as u64);
+    metrics::counter!("hotbook_book_restarts_total").absolute(sum(BookStatus::restarts) as u64);
+}
+
 async fn metrics(edge: Shared) -> HttpResponse {
+    gauge_books(&edge);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(edge.metrics.render())
 }
