@@ -284,7 +284,8 @@ async fn a_slow_book_answers_received_and_its_neighbours_do_not_notice() {
     for i in 0..100 {
         ws.add("SLOW", "BUY", "100", 1, &format!("s{i}")).await;
     }
-    // A hundred commands lie before this one: 5 s.
+    // Each has been received, and a hundred commands lie before the next one: 5 s.
+    while ws.next_of("ACK").await["data"]["order_id"] != "s99" {}
     let alice = server.trader("alice").await;
     let behind = alice.order("SLOW", "BUY", "100", 1, "last");
     let neighbour = async {
