@@ -156,14 +156,25 @@ impl StreamHandler<Appended> for Session {
         match done.result {
             Ok(_) => self.acknowledge(done.counter, ctx),
             Err(e) => {
+                let error = append_failed(&self.router, &e);
                 if let Some(p) = self.pending.remove(&done.counter) {
-                    self.refuse(p.request_id.as_deref(), &append_error(&e), ctx);
+                    self.refuse(p.request_id.as_deref(), &error, ctx);
                 }
             }
         }
     }
 
     fn finished(&mut self, _: &mut Ctx) {}
+}
+
+/// What a failed append means to its sender; after the end of the log's session the next command gets a new one.
+pub fn append_failed(router: &RouterCore, e: &LogError) -> EdgeError {
+    if matches!(e, LogError::SessionEnded { .. })
+        && let Err(refusal) = router.reopen()
+    {
+        tracing::error!(code = refusal.code(), "orders cannot be taken");
+    }
+    append_error(e)
 }
 
 /// What a failed append means to its sender.

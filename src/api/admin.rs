@@ -1,7 +1,9 @@
 //! What operators ask and order: role admin.
 
+use std::sync::Arc;
+
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
@@ -10,9 +12,11 @@ use super::edge::Shared;
 use super::error::{Code, EdgeError};
 use super::rest::{Body, Outcome, bytes};
 use super::schema;
+use crate::actors::book::CutError;
+use crate::actors::directory::BookStatus;
 use crate::actors::exchange::ControlError;
 use crate::domain::instrument::TickBand;
-use crate::domain::{Instrument, Price, Reason, Symbol};
+use crate::domain::{Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
 
 /// Registers the addresses.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -31,30 +35,79 @@ async fn nodes(edge: Shared, request: HttpRequest) -> Outcome {
     Ok(HttpResponse::Ok().json(json!({"nodes": edge.exchange.nodes()})))
 }
 
+/// A book as operators see it.
+#[derive(Serialize)]
+struct BookOut {
+    symbol: Symbol,
+    node: NodeId,
+    epoch: Epoch,
+    seq: Seq,
+    orders: u64,
+    /// Records per second.
+    rate: f64,
+    /// Fraction of one core.
+    busy: f64,
+    lag: u64,
+    partition: u32,
+    offset: Offset,
+    active: bool,
+    detached: bool,
+    restarts: u64,
+    book_digest: String,
+    state_digest: String,
+}
+
 async fn books(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
-    let view = |b: &crate::actors::directory::BookStatus| {
-        json!({
-            "symbol": b.symbol, "node": b.node(), "partition": b.partition, "epoch": b.epoch(), "seq": b.seq(),
-            "offset": b.offset(), "orders": b.orders(), "rate": b.rate(), "busy": b.busy(), "lag": b.lag(),
-            "active": b.is_active(), "detached": b.is_detached(), "restarts": b.restarts(),
-            "state_digest": b.state_digest().to_string(), "book_digest": b.book_digest().to_string(),
-        })
+    let view = |b: &Arc<BookStatus>| BookOut {
+        symbol: b.symbol,
+        node: b.node(),
+        epoch: b.epoch(),
+        seq: b.seq(),
+        orders: b.orders(),
+        rate: b.rate(),
+        busy: b.busy(),
+        lag: b.lag(),
+        partition: b.partition,
+        offset: b.offset(),
+        active: b.is_active(),
+        detached: b.is_detached(),
+        restarts: b.restarts(),
+        book_digest: b.book_digest().to_string(),
+        state_digest: b.state_digest().to_string(),
     };
-    let books: Vec<_> = edge.exchange.directory().all().iter().map(|b| view(b)).collect();
-    Ok(HttpResponse::Ok().json(json!({"books": books})))
+    #[derive(Serialize)]
+    struct Books {
+        books: Vec<BookOut>,
+    }
+    Ok(HttpResponse::Ok().json(Books { books: edge.exchange.directory().all().iter().map(view).collect() }))
+}
+
+/// Which node owns a symbol.
+#[derive(Serialize)]
+struct RouteOut {
+    symbol: Symbol,
+    target_instance: NodeId,
+    status: &'static str,
+    epoch: Epoch,
+    partition: u32,
 }
 
 async fn routes_table(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
-    let route = |b: &crate::actors::directory::BookStatus| {
-        json!({
-            "symbol": b.symbol, "target_instance": b.node(), "status": "ACTIVE", "epoch": b.epoch(),
-            "partition": b.partition,
-        })
+    let route = |b: &Arc<BookStatus>| RouteOut {
+        symbol: b.symbol,
+        target_instance: b.node(),
+        // Books do not move in this version.
+        status: "ACTIVE",
+        epoch: b.epoch(),
+        partition: b.partition,
     };
-    let routes: Vec<_> = edge.exchange.directory().all().iter().map(|b| route(b)).collect();
-    Ok(HttpResponse::Ok().json(json!({"routes": routes})))
+    #[derive(Serialize)]
+    struct Table {
+        routes: Vec<RouteOut>,
+    }
+    Ok(HttpResponse::Ok().json(Table { routes: edge.exchange.directory().all().iter().map(route).collect() }))
 }
 
 #[derive(Deserialize)]
@@ -168,7 +221,10 @@ async fn snapshot(edge: Shared, request: HttpRequest, path: web::Path<String>) -
     edge.admin(&request)?;
     let (symbol, _) = edge.listed(Some(&path))?;
     let saved = edge.exchange.snapshot(symbol).await;
-    let saved = saved.map_err(|e| EdgeError::new(Code::Internal).message(e.to_string()))?;
+    let saved = saved.map_err(|e| {
+        let code = if matches!(e, CutError::Busy) { Code::Overloaded } else { Code::Internal };
+        EdgeError::new(code).message(e.to_string()).detail("symbol", symbol.as_str())
+    })?;
     Ok(HttpResponse::Ok().json(json!({
         "symbol": symbol, "key": saved.key.path(), "offset": saved.key.offset, "epoch": saved.key.epoch,
     })))

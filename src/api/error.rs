@@ -2,6 +2,7 @@
 
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
+use serde::Serialize;
 
 use crate::actors::router::Refusal;
 use crate::domain::Reason;
@@ -101,6 +102,15 @@ pub struct EdgeError {
     pub details: serde_json::Map<String, serde_json::Value>,
 }
 
+/// The documented form, its fields in the documented order.
+#[derive(Debug, Serialize)]
+pub struct ErrorBody<'a> {
+    code: &'a str,
+    message: &'a str,
+    request_id: &'a str,
+    details: &'a serde_json::Map<String, serde_json::Value>,
+}
+
 impl EdgeError {
     pub fn new(code: Code) -> Self {
         Self { code: code.code(), status: code.status(), message: code.text().to_owned(), details: Default::default() }
@@ -134,10 +144,8 @@ impl EdgeError {
     }
 
     /// The JSON that clients see.
-    pub fn to_json(&self, request_id: &str) -> serde_json::Value {
-        serde_json::json!({
-            "code": self.code, "message": self.message, "request_id": request_id, "details": self.details,
-        })
+    pub fn to_json<'a>(&'a self, request_id: &'a str) -> ErrorBody<'a> {
+        ErrorBody { code: self.code, message: &self.message, request_id, details: &self.details }
     }
 }
 
@@ -196,6 +204,27 @@ mod tests {
         for r in &table {
             assert!(r.code.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{}", r.code);
             assert!((400..600).contains(&r.status), "{}", r.code);
+        }
+    }
+
+    #[test]
+    fn every_refusal_of_the_router_is_in_the_table() {
+        use Refusal::{
+            Forbidden, Invalid, LogUnavailable, NotAuthenticated, NotConnected, Overloaded, TooManySubscriptions,
+            UnknownSymbol,
+        };
+        let refusals = [
+            UnknownSymbol,
+            Overloaded,
+            LogUnavailable,
+            Forbidden,
+            TooManySubscriptions,
+            NotAuthenticated,
+            NotConnected,
+            Invalid(Reason::PriceAboveLimit),
+        ];
+        for refusal in refusals {
+            assert_eq!(EdgeError::from(refusal).code, refusal.code());
         }
     }
 

@@ -12,8 +12,8 @@ use super::market::{self, OrderQuery};
 use super::schema::{self, ChangeFields, OrderFields};
 use super::view;
 use crate::actors::gateway::Answer;
-use crate::actors::router::Submit;
-use crate::actors::session::append_error;
+use crate::actors::router::{RouterCore, Submit};
+use crate::actors::session::append_failed;
 use crate::domain::{Command, OrderId, Symbol, UserId};
 use crate::ports::identity::hs256::ROLES;
 use crate::ports::log::Receipt;
@@ -67,7 +67,7 @@ impl Edge {
                 return Err(refusal.into());
             }
         };
-        let waited = wait(receipt, answer, Instant::now() + self.answer_timeout).await;
+        let waited = wait(&self.router, receipt, answer, Instant::now() + self.answer_timeout).await;
         if !matches!(waited, Ok(Waited::Answered(_))) {
             self.gateway.forget_answer(origin);
         }
@@ -77,6 +77,7 @@ impl Edge {
 
 /// Waits for the answer, which may overtake the receipt and implies it.
 async fn wait(
+    router: &RouterCore,
     mut receipt: Receipt,
     mut answer: oneshot::Receiver<Answer>,
     deadline: Instant,
@@ -89,7 +90,7 @@ async fn wait(
             result = &mut receipt, if appended.is_none() => match result {
                 Ok(_) => appended = Some(true),
                 Err(e) => {
-                    let error = append_error(&e);
+                    let error = append_failed(router, &e);
                     if error.code != Code::OutcomeUnknown.code() {
                         return Err(error);
                     }

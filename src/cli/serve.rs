@@ -1,7 +1,7 @@
 //! `hotbook serve`: the exchange of one process, from start to a clean end.
 
 use std::collections::HashMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -141,9 +141,12 @@ pub fn run(config: &Config) -> Result<()> {
 }
 
 fn start_logging(config: &Config) -> Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&config.log_level)
+    let filter = tracing_subscriber::EnvFilter::try_new(format!("actix_server=warn,{}", config.log_level))
         .with_context(|| format!("log_level `{}` is not understood", config.log_level))?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let done = if config.log_json { logs.json().try_init() } else { logs.try_init() };
     done.map_err(|e| anyhow::anyhow!("cannot start logging: {e}"))
 }
