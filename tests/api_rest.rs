@@ -241,6 +241,15 @@ async fn a_configured_secret_ends_development_tokens() {
     let server = TestServer::start_with(|c| c.jwt_secret = Some("a secret of the operator".into())).await;
     let (status, answer) = server.call("POST", "/auth/dev-token", None, Some(r#"{"user_id":"a"}"#.into())).await;
     assert_eq!((status, &answer["code"]), (403, &json!("dev_tokens_off")), "{answer}");
+    let key = jsonwebtoken::EncodingKey::from_secret(b"a secret of the operator");
+    let sign = |exp: u64| {
+        let claims = json!({"sub": "alice", "roles": ["trader"], "exp": exp});
+        jsonwebtoken::encode(&jsonwebtoken::Header::default(), &claims, &key).expect("a token")
+    };
+    let (status, orders) = server.call("GET", "/orders", Some(&sign(u64::MAX / 2)), None).await;
+    assert_eq!((status, &orders["orders"]), (200, &json!([])), "{orders}");
+    let (status, answer) = server.call("GET", "/orders", Some(&sign(1_000_000_000)), None).await;
+    assert_eq!((status, &answer["code"]), (401, &json!("token_expired")), "{answer}");
 }
 
 #[actix_web::test]

@@ -126,7 +126,8 @@ pub fn run(config: &Config) -> Result<()> {
         let running = Running::start(config).await?;
         running.until_ready().await;
         let demo = if config.demo { Some(demo::start(&running.exchange).await?) } else { None };
-        banner(config, &running);
+        // Whoever started it may have stopped listening (`hotbook | head`): no reason to stop trading.
+        _ = std::io::stdout().write_all(banner(config, &running).as_bytes());
         let why = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
@@ -152,26 +153,25 @@ fn start_logging(config: &Config) -> Result<()> {
 }
 
 /// Where to look.
-fn banner(config: &Config, running: &Running) {
+fn banner(config: &Config, running: &Running) -> String {
     let at = running.server.address;
-    println!("hotbook {} is trading at http://{at}", env!("CARGO_PKG_VERSION"));
-    println!("  page       http://{at}/");
-    println!("  API        http://{at}/docs");
-    println!("  websocket  ws://{at}/ws");
-    println!(
-        "  data       {} ({} books, nodes: {})",
-        config.data_dir.display(),
-        running.exchange.directory().len(),
-        config.nodes
-    );
+    let books = running.exchange.directory().len();
+    let mut lines = vec![
+        format!("hotbook {} is trading at http://{at}", env!("CARGO_PKG_VERSION")),
+        format!("  page       http://{at}/"),
+        format!("  API        http://{at}/docs"),
+        format!("  websocket  ws://{at}/ws"),
+        format!("  data       {} ({books} books, nodes: {})", config.data_dir.display(), config.nodes),
+        "  accounts   not checked: the account step admits every order in this version".into(),
+    ];
     if config.jwt_secret.is_none() {
-        println!("  identity   development tokens for anyone on this machine: POST /auth/dev-token");
+        lines.push("  identity   development tokens for anyone on this machine: POST /auth/dev-token".into());
     }
-    println!("  accounts   not checked: the account step admits every order in this version");
     if config.demo {
-        println!("  demo       synthetic orders of users {} in {}", demo::USERS_TEXT, demo::SYMBOLS_TEXT);
+        lines.push(format!("  demo       synthetic orders of users {} in {}", demo::USERS_TEXT, demo::SYMBOLS_TEXT));
     }
-    println!("  stop       Ctrl-C or SIGTERM: every changed book is snapshotted first");
+    lines.push("  stop       Ctrl-C or SIGTERM: every changed book is snapshotted first\n".into());
+    lines.join("\n")
 }
 
 #[cfg(test)]
