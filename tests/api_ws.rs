@@ -399,3 +399,29 @@ async fn resume_shows_open_orders_and_says_when_something_was_missed() {
     ws.send(json!({"action": "RESUME", "request_id": "r2", "last_seq": {"TSLA": seq}})).await;
     expect_error(&mut ws, "resync_needed").await;
 }
+
+#[actix_web::test]
+async fn heartbeats_come_and_a_silent_client_is_closed() {
+    let server = TestServer::start_with(|c| {
+        c.heartbeat_s = 1;
+        c.idle_timeout_s = 2;
+    })
+    .await;
+    let mut lively = server.ws_without_token().await;
+    // It answers pings because it reads; nothing else is ever sent.
+    let mut beats = 0;
+    while beats < 4 {
+        match soon("a heartbeat", lively.stream.next()).await {
+            Some(Ok(Message::Text(text))) => {
+                let m: Value = serde_json::from_str(text.as_str()).unwrap();
+                assert!(m["type"] == "HEARTBEAT" && m["data"]["timestamp"].is_string(), "{m}");
+                beats += 1;
+            }
+            Some(Ok(Message::Ping(_))) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    let server = TestServer::start_with(|c| c.idle_timeout_s = 1).await;
+    let mut silent = server.ws_without_token().await;
+    assert_eq!(silent.close_code().await, Some(4009));
+}

@@ -74,6 +74,7 @@ type Ctx = WebsocketContext<Session>;
 impl Session {
     pub fn new(parts: SessionParts) -> Self {
         let SessionParts { gateway, router, identity, connection, caller } = parts;
+        metrics::gauge!("hotbook_ws_connections").increment(1.0);
         Self {
             gateway,
             router,
@@ -112,11 +113,6 @@ impl Actor for Session {
         self.receipts = Some(tx);
         ctx.add_stream(Outgoing(Arc::clone(&self.connection)));
         ctx.add_stream(appended(rx));
-        metrics::gauge!("hotbook_ws_connections").increment(1.0);
-    }
-
-    fn stopped(&mut self, _: &mut Ctx) {
-        metrics::gauge!("hotbook_ws_connections").decrement(1.0);
     }
 }
 
@@ -124,6 +120,7 @@ impl Actor for Session {
 impl Drop for Session {
     fn drop(&mut self) {
         self.connection.mark_gone();
+        metrics::gauge!("hotbook_ws_connections").decrement(1.0);
     }
 }
 
