@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 use super::connections::Connections;
 use super::directory::Directory;
 use super::egress::{Egress, EgressParts, EventPositions};
-use super::mirror::{Mirrors, Start};
+use super::mirror::{Mirrors, Start, read_starts};
 use super::router::{Refusal, RouterCore, RouterParts};
 use super::waiters::Waiters;
 use crate::domain::{Origin, Output, Symbol, UserId};
@@ -150,8 +150,8 @@ impl Gateway {
     /// # Errors
     /// [`GatewayError`].
     pub async fn start(parts: GatewayParts) -> Result<Arc<Self>, GatewayError> {
-        // Until the book's snapshots can be read, everything that `events` holds is.
-        Self::start_from(parts, Vec::new()).await
+        let starts = read_starts(&*parts.snapshots).await?;
+        Self::start_from(parts, starts).await
     }
 
     pub(super) async fn start_from(parts: GatewayParts, starts: Vec<Start>) -> Result<Arc<Self>, GatewayError> {

@@ -10,6 +10,8 @@ mod ticker;
 mod view;
 
 #[cfg(test)]
+mod book_tests;
+#[cfg(test)]
 mod tests;
 
 use std::collections::VecDeque;
