@@ -2,8 +2,6 @@
 
 mod common;
 
-use std::time::Duration;
-
 use common::{TestServer, Ws, soon, until};
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};

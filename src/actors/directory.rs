@@ -48,7 +48,7 @@ impl Directory {
 pub struct BookStatus {
     pub symbol: Symbol,
     pub partition: u32,
-    node: RwLock<NodeId>,
+    node: NodeId,
     digests: RwLock<(Digest, Digest)>,
     active: AtomicBool,
     caught_up: AtomicBool,
@@ -82,7 +82,7 @@ impl BookStatus {
         Self {
             symbol,
             partition,
-            node: RwLock::new(node),
+            node,
             digests: RwLock::default(),
             active: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
@@ -101,7 +101,7 @@ impl BookStatus {
     }
 
     pub fn node(&self) -> NodeId {
-        *self.node.read()
+        self.node
     }
 
     /// Whether its replica publishes.
@@ -204,10 +204,6 @@ impl BookStatus {
 
     pub(super) fn set_detached(&self, detached: bool) {
         self.detached.store(detached, Ordering::Release);
-    }
-
-    pub(super) fn set_node(&self, node: NodeId) {
-        *self.node.write() = node;
     }
 
     pub(super) fn count_restart(&self) {

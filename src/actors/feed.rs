@@ -16,7 +16,6 @@ use super::directory::BookStatus;
 use super::node::NodeContext;
 use crate::clock::thread_cpu_ns;
 use crate::domain::{Command, Input, Offset, Origin, Seq, Symbol};
-use crate::engine::Book;
 use crate::ports::log::{LogError, Record, Topic, TopicPartition, partition_of};
 use crate::wire::{self, BadRecord};
 

@@ -1,27 +1,37 @@
-//! The book: a pure machine. (interim)
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::hash::Hasher;
+//! The order book: a pure machine. Price, then time.
+//!
+//! Start reading at [`Book::apply`](crate::domain::Machine::apply) (`machine.rs`), then `matching.rs`. The rules in a
+//! trader's words are in docs/matching.md.
+
+mod amend;
+mod digest;
+mod ids;
+pub mod invariants;
+mod levels;
+mod machine;
+mod matching;
+mod orders;
+mod snapshot;
+
+use std::hash::Hasher as _;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::domain::control::Fence;
-use crate::domain::machine::SnapshotError;
-use crate::domain::output::{Cause, CommandKind, Level, OrderType, OrderUpdate, Party, Tif, Trade};
-use crate::domain::*;
+pub use ids::FINISHED_MAX;
+use ids::{Hasher, Id, Ids};
+use levels::{At, Levels};
+use orders::{NONE, Order, Orders};
 
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
-struct Resting {
-    order_id: OrderId,
-    user: UserId,
-    side: Side,
-    price: Price,
-    quantity: u64,
-    open: u64,
-    filled: u64,
-    rank: u64,
-}
+use crate::domain::output::{Cause, Level, OrderType, OrderUpdate, Tif};
+use crate::domain::{Digest, Instrument, Micros, OrderId, OrderStatus, Price, Quantity, Reason, Side, UserId};
 
-#[derive(Debug, Clone, Copy)]
+/// The newest rules version that this build knows.
+pub const RULES_VERSION: u32 = 1;
+/// Orders that may rest in one book: 4 million x about 150 bytes = 600 MB.
+pub const RESTING_MAX: usize = 4_000_000;
+
+/// A resting order as others may see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenOrder {
     pub order_id: OrderId,
     pub user: UserId,
@@ -29,337 +39,310 @@ pub struct OpenOrder {
     pub order_type: OrderType,
     pub time_in_force: Tif,
     pub price: Option<Price>,
+    /// Total, as submitted or last replaced.
     pub quantity: Quantity,
     pub open: Quantity,
     pub filled: Quantity,
 }
 
-#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+/// One symbol's order book.
+#[derive(Debug, Clone)]
 pub struct Book {
     instrument: Instrument,
-    orders: BTreeMap<u64, Resting>,
-    ids: BTreeMap<(UserId, OrderId), u64>,
-    done: BTreeSet<(UserId, OrderId)>,
-    ring: VecDeque<(UserId, OrderId)>,
-    next: u64,
+    /// Smallest price step: every valid price is a multiple of it.
+    unit: u64,
+    hasher: Hasher,
+    rules_version: u32,
     halted: bool,
-    last: Option<(Price, Quantity)>,
+    clock: Micros,
+    /// Given to the next order that joins a queue.
+    next_rank: u64,
+    last_trade: Option<(Price, Quantity)>,
+    orders: Orders,
+    ids: Ids,
+    bids: Levels,
+    asks: Levels,
+    /// Sum of [`digest::of_order`] over resting orders.
+    order_sum: u128,
+    /// Sum of [`digest::of_place`] over resting orders.
+    place_sum: u128,
+    /// Kept for its memory: the ids of a batch, made ahead.
+    ahead: Vec<Id>,
+}
+
+/// Asks the processor to fetch what will be used soon; says nothing else.
+#[inline]
+fn prefetch<T>(target: Option<&T>) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(target) = target {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing that the program sees; the address is that of a live reference.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = target;
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }
 
 impl Book {
+    fn new(instrument: Instrument, id_key: u128, rules_version: u32) -> Self {
+        let unit = instrument.ticks.iter().fold(0, |unit, band| gcd(unit, band.tick));
+        Self {
+            instrument,
+            unit,
+            hasher: Hasher::new(id_key),
+            rules_version,
+            halted: false,
+            clock: Micros(0),
+            next_rank: 1,
+            last_trade: None,
+            orders: Orders::default(),
+            ids: Ids::default(),
+            bids: Levels::new(Side::Buy),
+            asks: Levels::new(Side::Sell),
+            order_sum: 0,
+            place_sum: 0,
+            ahead: Vec::new(),
+        }
+    }
+
     pub fn instrument(&self) -> &Instrument {
         &self.instrument
     }
+
     pub fn is_halted(&self) -> bool {
         self.halted
     }
+
     pub fn resting_orders(&self) -> usize {
         self.orders.len()
     }
+
+    /// Price and quantity of the last trade.
     pub fn last_trade(&self) -> Option<(Price, Quantity)> {
-        self.last
+        self.last_trade
     }
+
+    /// Digest of only price, side, open quantity and queue rank: equal for two runs of one flow.
     pub fn book_digest(&self) -> Digest {
-        let mut h = SipHasher13::new();
-        for (r, o) in &self.orders {
-            h.write_u64(*r);
-            h.write_u64(o.price.0);
-            h.write_u64(o.open);
-            h.write_u8(o.side as u8);
-        }
+        let mut h = SipHasher13::new_with_keys(0x686f_7462_6f6f_6b31, 0x626f_6f6b_6469_6731);
+        h.write_u128(self.place_sum);
+        h.write_usize(self.orders.len());
         Digest(h.finish128().as_u128())
     }
+
+    fn state_digest(&self) -> Digest {
+        let mut h = SipHasher13::new_with_keys(0x686f_7462_6f6f_6b31, 0x7374_6174_6564_6731);
+        h.write_u128(self.order_sum);
+        h.write_usize(self.orders.len());
+        h.write_u128(self.ids.finished_sum());
+        h.write_u64(self.ids.finished());
+        h.write_u128(self.hasher.key());
+        h.write_u64(self.clock.0);
+        h.write_u64(self.next_rank);
+        h.write_u32(self.rules_version);
+        h.write_u8(u8::from(self.halted));
+        let (price, quantity) = self.last_trade.map_or((0, 0), |(p, q)| (p.0, q.0));
+        h.write_u64(price);
+        h.write_u64(quantity);
+        let i = &self.instrument;
+        h.write_u8(i.price_scale);
+        for band in &i.ticks {
+            h.write_u64(band.from.0);
+            h.write_u64(band.tick);
+        }
+        h.write_u64(i.lot_size);
+        for price in [i.reference_price, i.limit_up, i.limit_down] {
+            h.write_u64(price.map_or(0, |p| p.0));
+        }
+        h.write_u64(i.max_order_value.unwrap_or(0));
+        Digest(h.finish128().as_u128())
+    }
+
+    /// Resting orders by queue rank.
     pub fn open_orders(&self) -> Vec<OpenOrder> {
-        self.orders
-            .values()
-            .map(|o| OpenOrder {
-                order_id: o.order_id,
-                user: o.user,
-                side: o.side,
-                order_type: OrderType::Limit,
-                time_in_force: Tif::Gtc,
-                price: Some(o.price),
-                quantity: Quantity(o.quantity),
-                open: Quantity(o.open),
-                filled: Quantity(o.filled),
-            })
-            .collect()
+        self.orders.by_rank().into_iter().map(|slot| self.open_order(slot)).collect()
     }
+
+    fn open_order(&self, slot: u32) -> OpenOrder {
+        let (o, names) = (self.orders.get(slot), self.orders.names(slot));
+        OpenOrder {
+            order_id: names.order_id,
+            user: names.user,
+            side: o.side(),
+            order_type: OrderType::Limit,
+            time_in_force: Tif::Gtc,
+            price: Some(Price(o.price)),
+            quantity: Quantity(o.quantity.into()),
+            open: Quantity(o.open.into()),
+            filled: Quantity(o.filled.into()),
+        }
+    }
+
+    /// The best `levels` levels of a side, best first.
     pub fn depth(&self, side: Side, levels: usize) -> Vec<Level> {
-        let mut m: BTreeMap<Price, Level> = BTreeMap::new();
-        for o in self.orders.values().filter(|o| o.side == side) {
-            let l = m.entry(o.price).or_insert(Level { price: o.price, quantity: 0, orders: 0 });
-            l.quantity += o.open;
-            l.orders += 1;
-        }
-        let v: Vec<Level> = if side == Side::Buy { m.into_values().rev().collect() } else { m.into_values().collect() };
-        v.into_iter().take(levels).collect()
+        let of = self.side(side);
+        let places = std::iter::successors(of.best(), |at| of.after(*at));
+        places.take(levels).map(|at| self.level_view(side, at)).collect()
     }
-    fn level(&self, side: Side, price: Price) -> Level {
-        let mut l = Level { price, quantity: 0, orders: 0 };
-        for o in self.orders.values().filter(|o| o.side == side && o.price == price) {
-            l.quantity += o.open;
-            l.orders += 1;
-        }
-        l
-    }
-    fn best(&self, side: Side) -> Option<u64> {
-        let it = self.orders.values().filter(|o| o.side == side);
-        if side == Side::Buy {
-            it.max_by_key(|o| (o.price, std::cmp::Reverse(o.rank))).map(|o| o.rank)
-        } else {
-            it.min_by_key(|o| (o.price, o.rank)).map(|o| o.rank)
+
+    #[inline]
+    fn side(&self, side: Side) -> &Levels {
+        match side {
+            Side::Buy => &self.bids,
+            Side::Sell => &self.asks,
         }
     }
-    fn finish(&mut self, k: (UserId, OrderId)) {
-        self.ids.remove(&k);
-        if self.done.insert(k) {
-            self.ring.push_back(k);
-            if self.ring.len() > 65_536 {
-                let o = self.ring.pop_front().unwrap();
-                self.done.remove(&o);
-            }
+
+    #[inline]
+    fn side_mut(&mut self, side: Side) -> &mut Levels {
+        match side {
+            Side::Buy => &mut self.bids,
+            Side::Sell => &mut self.asks,
         }
     }
-    fn add(&mut self, n: &NewOrder, out: &mut Outbox) {
-        let key = (n.user, n.order_id);
-        if self.ids.contains_key(&key) || self.done.contains(&key) {
-            out.emit(
-                &OutputBody::Refused {
-                    command: CommandKind::Add,
-                    user: Some(n.user),
-                    order_id: Some(n.order_id),
-                    reason: Reason::DuplicateOrder,
-                },
-                true,
-            );
-            return;
+
+    #[inline]
+    fn level_view(&self, side: Side, at: At) -> Level {
+        let of = self.side(side);
+        let level = of.level(at);
+        Level { price: Price(of.step_of(at) * self.unit), quantity: level.total, orders: level.orders }
+    }
+
+    #[inline]
+    fn at_of(&self, order: &Order) -> At {
+        (order.block, (order.price / self.unit % 64) as u8)
+    }
+
+    /// Puts an order at the end of its price's queue, with a new rank; gives the level afterwards.
+    #[inline]
+    fn join(&mut self, slot: u32) -> Level {
+        let rank = self.next_rank;
+        self.next_rank += 1;
+        let (side, price, open) = {
+            let o = self.orders.get(slot);
+            (o.side(), o.price, o.open)
+        };
+        let step = price / self.unit;
+        let levels = self.side_mut(side);
+        let at = levels.open(step);
+        let level = levels.level_mut(at);
+        let prev = std::mem::replace(&mut level.tail, slot);
+        if prev == NONE {
+            level.head = slot;
         }
-        let price = n.kind.limit();
-        let (ot, tif) = (
-            if price.is_some() { OrderType::Limit } else { OrderType::Market },
-            match n.time_in_force {
-                TimeInForce::Ioc => Tif::Ioc,
-                TimeInForce::Fok => Tif::Fok,
-                _ => Tif::Gtc,
-            },
-        );
-        let mut u = OrderUpdate {
-            cause: Cause::Added,
-            order_id: n.order_id,
-            user: n.user,
-            side: n.side,
-            order_type: ot,
-            time_in_force: tif,
-            price,
-            quantity: n.quantity,
-            open: Quantity(0),
-            filled: Quantity(0),
-            status: OrderStatus::Rejected,
-            reason: None,
+        level.orders += 1;
+        level.total += u64::from(open);
+        let view = Level { price: Price(price), quantity: level.total, orders: level.orders };
+        if prev != NONE {
+            self.orders.get_mut(prev).next = slot;
+        }
+        let o = self.orders.get_mut(slot);
+        (o.rank, o.block, o.prev, o.next) = (rank, at.0, prev, NONE);
+        let o = *o;
+        self.count(&o);
+        view
+    }
+
+    /// Takes an order out of its queue; gives the level afterwards. The slot stays.
+    #[inline]
+    fn leave(&mut self, slot: u32) -> Level {
+        let o = *self.orders.get(slot);
+        self.uncount(&o);
+        if o.prev != NONE {
+            self.orders.get_mut(o.prev).next = o.next;
+        }
+        if o.next != NONE {
+            self.orders.get_mut(o.next).prev = o.prev;
+        }
+        let at = self.at_of(&o);
+        let levels = self.side_mut(o.side());
+        let level = levels.level_mut(at);
+        if o.prev == NONE {
+            level.head = o.next;
+        }
+        if o.next == NONE {
+            level.tail = o.prev;
+        }
+        level.orders -= 1;
+        level.total -= u64::from(o.open);
+        let view = Level { price: Price(o.price), quantity: level.total, orders: level.orders };
+        if view.orders == 0 {
+            levels.close(at);
+        }
+        view
+    }
+
+    /// Takes `less` from an order's open quantity; it keeps its place. Gives the level afterwards.
+    #[inline]
+    fn shrink(&mut self, slot: u32, less: u32, filled: u32) -> Level {
+        let before = *self.orders.get(slot);
+        self.uncount(&before);
+        let o = self.orders.get_mut(slot);
+        o.open -= less;
+        o.filled += filled;
+        let o = *o;
+        self.count(&o);
+        let at = self.at_of(&o);
+        let level = self.side_mut(o.side()).level_mut(at);
+        level.total -= u64::from(less);
+        Level { price: Price(o.price), quantity: level.total, orders: level.orders }
+    }
+
+    #[inline]
+    fn count(&mut self, o: &Order) {
+        self.order_sum = self.order_sum.wrapping_add(digest::of_order(o));
+        self.place_sum = self.place_sum.wrapping_add(digest::of_place(o));
+    }
+
+    #[inline]
+    fn uncount(&mut self, o: &Order) {
+        self.order_sum = self.order_sum.wrapping_sub(digest::of_order(o));
+        self.place_sum = self.place_sum.wrapping_sub(digest::of_place(o));
+    }
+
+    /// Ends a resting order: out of its queue, its id finished, its slot free. Gives the level afterwards.
+    #[inline]
+    fn end_resting(&mut self, slot: u32) -> Level {
+        let level = self.leave(slot);
+        self.end_taken(slot);
+        level
+    }
+
+    /// Ends an order that is in no queue any more.
+    #[inline]
+    fn end_taken(&mut self, slot: u32) {
+        let id = self.orders.get(slot).id;
+        self.ids.finish_live(id, &self.orders);
+        self.orders.remove(slot);
+    }
+
+    /// What is said of a resting order; `open` and `status` as they are after the output.
+    fn update(&self, slot: u32, cause: Cause, status: OrderStatus, reason: Option<Reason>) -> OrderUpdate {
+        let (o, names) = (self.orders.get(slot), self.orders.names(slot));
+        OrderUpdate {
+            cause,
+            order_id: names.order_id,
+            user: names.user,
+            side: o.side(),
+            order_type: OrderType::Limit,
+            time_in_force: Tif::Gtc,
+            price: Some(Price(o.price)),
+            quantity: Quantity(o.quantity.into()),
+            open: if status.is_open() { Quantity(o.open.into()) } else { Quantity::ZERO },
+            filled: Quantity(o.filled.into()),
+            status,
+            reason,
             left: None,
             joined: None,
-        };
-        let bad = if self.halted {
-            Some(Reason::SymbolHalted)
-        } else {
-            price
-                .and_then(|p| self.instrument.check_price(p).err())
-                .or(self.instrument.check_quantity(n.quantity).err())
-        };
-        if bad.is_some() {
-            u.reason = bad;
-            self.finish(key);
-            out.emit(&OutputBody::Order(u), true);
-            return;
         }
-        let (mut open, mut filled) = (n.quantity.0, 0);
-        while open > 0 {
-            let Some(r) = self.best(n.side.opposite()) else { break };
-            let m = self.orders[&r].clone();
-            if price.is_some_and(|p| !n.side.crosses(p, m.price)) {
-                break;
-            }
-            let q = open.min(m.open);
-            open -= q;
-            filled += q;
-            let mm = self.orders.get_mut(&r).unwrap();
-            mm.open -= q;
-            mm.filled += q;
-            let (mo, mf) = (mm.open, mm.filled);
-            if mo == 0 {
-                self.orders.remove(&r);
-                self.finish((m.user, m.order_id));
-            }
-            self.last = Some((m.price, Quantity(q)));
-            let level = self.level(m.side, m.price);
-            out.emit(
-                &OutputBody::Trade(Trade {
-                    price: m.price,
-                    quantity: Quantity(q),
-                    maker_side: m.side,
-                    maker: Party { order_id: m.order_id, user: m.user, open: Quantity(mo), filled: Quantity(mf) },
-                    taker: Party { order_id: n.order_id, user: n.user, open: Quantity(open), filled: Quantity(filled) },
-                    level,
-                }),
-                false,
-            );
-        }
-        u.filled = Quantity(filled);
-        if open == 0 {
-            u.status = OrderStatus::Filled;
-            self.finish(key);
-        } else if tif == Tif::Gtc && ot == OrderType::Limit {
-            u.status = if filled > 0 { OrderStatus::PartiallyFilled } else { OrderStatus::New };
-            u.open = Quantity(open);
-            let rank = self.next;
-            self.next += 1;
-            let price = price.unwrap();
-            self.orders.insert(
-                rank,
-                Resting {
-                    order_id: n.order_id,
-                    user: n.user,
-                    side: n.side,
-                    price,
-                    quantity: n.quantity.0,
-                    open,
-                    filled,
-                    rank,
-                },
-            );
-            self.ids.insert(key, rank);
-            u.joined = Some(self.level(n.side, price));
-        } else {
-            u.status = OrderStatus::Canceled;
-            u.reason = Some(Reason::IocRemainder);
-            self.finish(key);
-        }
-        out.emit(&OutputBody::Order(u), true);
-    }
-    fn cancel(&mut self, r: u64, reason: Reason, answer: bool, out: &mut Outbox) {
-        let o = self.orders.remove(&r).unwrap();
-        self.finish((o.user, o.order_id));
-        let left = Some(self.level(o.side, o.price));
-        out.emit(
-            &OutputBody::Order(OrderUpdate {
-                cause: Cause::Canceled,
-                order_id: o.order_id,
-                user: o.user,
-                side: o.side,
-                order_type: OrderType::Limit,
-                time_in_force: Tif::Gtc,
-                price: Some(o.price),
-                quantity: Quantity(o.quantity),
-                open: Quantity(0),
-                filled: Quantity(o.filled),
-                status: OrderStatus::Canceled,
-                reason: Some(reason),
-                left,
-                joined: None,
-            }),
-            answer,
-        );
     }
 }
-impl Machine for Book {
-    type Command = Command;
-    fn birth(input: &Input<Command>, out: &mut Outbox) -> Option<Self> {
-        let Command::List { listing, .. } = &input.command else { return None };
-        out.begin(input.offset, input.at, input.origin);
-        out.emit(
-            &OutputBody::Listed { instrument: listing.instrument.clone(), owner: listing.owner, rules_version: 1 },
-            true,
-        );
-        out.end();
-        Some(Self {
-            instrument: listing.instrument.clone(),
-            orders: BTreeMap::new(),
-            ids: BTreeMap::new(),
-            done: BTreeSet::new(),
-            ring: VecDeque::new(),
-            next: 1,
-            halted: false,
-            last: None,
-        })
-    }
-    fn apply(&mut self, input: &Input<Command>, out: &mut Outbox) {
-        out.begin(input.offset, input.at, input.origin);
-        let refuse = |command, user, order_id, reason| OutputBody::Refused { command, user, order_id, reason };
-        match &input.command {
-            Command::Add(n) => self.add(n, out),
-            Command::Cancel { user, order_id } => match self.ids.get(&(*user, *order_id)) {
-                Some(r) => {
-                    let r = *r;
-                    self.cancel(r, Reason::CanceledByUser, true, out)
-                }
-                None => {
-                    _ = out.emit(&refuse(CommandKind::Cancel, Some(*user), Some(*order_id), Reason::UnknownOrder), true)
-                }
-            },
-            Command::Replace { user, order_id, .. } => {
-                _ = out.emit(&refuse(CommandKind::Replace, Some(*user), Some(*order_id), Reason::UnknownOrder), true)
-            }
-            Command::CancelAll { user, .. } => {
-                let rs: Vec<u64> = self.orders.values().filter(|o| o.user == *user).map(|o| o.rank).collect();
-                for r in &rs {
-                    self.cancel(*r, Reason::CancelAll, false, out);
-                }
-                out.emit(&OutputBody::AllCanceled { user: *user, count: rs.len() as u32 }, true);
-            }
-            Command::List { .. } => _ = out.emit(&refuse(CommandKind::List, None, None, Reason::SymbolExists), true),
-            Command::Halt { .. } => {
-                self.halted = true;
-                out.emit(&OutputBody::Halted, true);
-            }
-            Command::Resume { .. } => {
-                self.halted = false;
-                out.emit(&OutputBody::Resumed, true);
-            }
-            _ => _ = out.emit(&OutputBody::SessionEnded, true),
-        }
-        out.end();
-    }
-    fn authority(command: &Command) -> Option<&Authority> {
-        command.authority()
-    }
-    fn fence(command: &Command) -> Option<&Fence> {
-        if let Command::Fence { fence, .. } = command { Some(fence) } else { None }
-    }
-    fn digest(&self) -> Digest {
-        self.book_digest()
-    }
-    fn rules_version(&self) -> u32 {
-        1
-    }
-    fn encode(&self, into: &mut Vec<u8>) {
-        into.extend(
-            rmp_serde::to_vec(&(
-                &self.instrument,
-                self.orders.values().collect::<Vec<_>>(),
-                &self.ring,
-                self.next,
-                self.halted,
-                self.last,
-            ))
-            .unwrap(),
-        );
-    }
-    fn decode(bytes: &[u8]) -> Result<Self, SnapshotError> {
-        type T = (Instrument, Vec<Resting>, VecDeque<(UserId, OrderId)>, u64, bool, Option<(Price, Quantity)>);
-        let (instrument, list, ring, next, halted, last): T =
-            rmp_serde::from_slice(bytes).map_err(|e| SnapshotError::Damaged { what: e.to_string() })?;
-        let done = ring.iter().copied().collect();
-        let ids = list.iter().map(|o| ((o.user, o.order_id), o.rank)).collect();
-        Ok(Self {
-            instrument,
-            orders: list.into_iter().map(|o| (o.rank, o)).collect(),
-            ids,
-            done,
-            ring,
-            next,
-            halted,
-            last,
-        })
-    }
+
+/// NEW or PARTIALLY_FILLED.
+fn open_status(filled: u32) -> OrderStatus {
+    if filled == 0 { OrderStatus::New } else { OrderStatus::PartiallyFilled }
 }

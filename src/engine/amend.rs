@@ -1,0 +1,166 @@
+//! CANCEL, REPLACE and CANCEL_ALL.
+
+use super::ids::{Found, Id};
+use super::matching::{Stopped, Taker};
+use super::{Book, open_status};
+use crate::domain::output::{Cause, CommandKind};
+use crate::domain::{OrderId, OrderStatus, Outbox, OutputBody, Price, Quantity, Reason, UserId};
+
+/// What a REPLACE asks for, once its gaps are filled from the order.
+#[derive(Debug, Clone, Copy)]
+struct Wanted {
+    price: u64,
+    /// New total.
+    quantity: u64,
+    /// What would be open.
+    open: u32,
+}
+
+impl Book {
+    #[inline]
+    fn find_live(&self, id: Id) -> Option<u32> {
+        match self.ids.find(id, &self.orders)? {
+            Found::Live(slot) => Some(slot),
+            Found::Finished => None,
+        }
+    }
+
+    /// CANCEL. Another user's order is an unknown one: the id is that of (user, order id).
+    #[inline]
+    pub(super) fn cancel(&mut self, user: UserId, order_id: OrderId, id: Id, out: &mut Outbox) {
+        let Some(slot) = self.find_live(id) else {
+            refused(CommandKind::Cancel, user, order_id, Reason::UnknownOrder, out);
+            return;
+        };
+        let mut update = self.update(slot, Cause::Canceled, OrderStatus::Canceled, Some(Reason::CanceledByUser));
+        update.left = Some(self.end_resting(slot));
+        out.order(&update, true);
+    }
+
+    pub(super) fn cancel_all(&mut self, user: UserId, out: &mut Outbox) {
+        let slots = self.orders.of_user(&user);
+        for slot in &slots {
+            let mut update = self.update(*slot, Cause::Canceled, OrderStatus::Canceled, Some(Reason::CancelAll));
+            update.left = Some(self.end_resting(*slot));
+            out.order(&update, false);
+        }
+        out.emit(&OutputBody::AllCanceled { user, count: slots.len() as u32 }, true);
+    }
+
+    /// REPLACE.
+    pub(super) fn replace(
+        &mut self,
+        user: UserId,
+        order_id: OrderId,
+        id: Id,
+        price: Option<Price>,
+        quantity: Option<Quantity>,
+        out: &mut Outbox,
+    ) {
+        let Some(slot) = self.find_live(id) else {
+            refused(CommandKind::Replace, user, order_id, Reason::UnknownOrder, out);
+            return;
+        };
+        let o = *self.orders.get(slot);
+        // What is filled, or was canceled by self-trade prevention, is done.
+        let done = u64::from(o.quantity - o.open);
+        let total = quantity.map_or(u64::from(o.quantity), |q| q.0);
+        let wanted = Wanted {
+            price: price.map_or(o.price, |p| p.0),
+            quantity: total,
+            open: u32::try_from(total.saturating_sub(done)).unwrap_or(u32::MAX),
+        };
+        match self.check_replace(slot, &wanted, done) {
+            Err(reason) => refused(CommandKind::Replace, user, order_id, reason, out),
+            Ok(()) if total <= done => self.end_replaced(slot, out),
+            Ok(()) if wanted.price == o.price && wanted.open <= o.open => self.reduce(slot, &wanted, out),
+            Ok(()) => self.move_order(slot, &wanted, out),
+        }
+    }
+
+    fn check_replace(&self, slot: u32, wanted: &Wanted, done: u64) -> Result<(), Reason> {
+        let o = self.orders.get(slot);
+        if self.halted {
+            return Err(Reason::SymbolHalted);
+        }
+        if wanted.quantity > Quantity::MAX.0 {
+            return Err(Reason::InvalidQuantity);
+        }
+        if wanted.quantity <= done {
+            return Ok(());
+        }
+        if wanted.quantity != u64::from(o.quantity) {
+            self.instrument.check_quantity(Quantity(wanted.quantity))?;
+        }
+        if wanted.price != o.price {
+            self.instrument.check_price(Price(wanted.price))?;
+        }
+        if wanted.price != o.price || wanted.quantity != u64::from(o.quantity) {
+            self.instrument.check_value(Price(wanted.price), Quantity(wanted.quantity))?;
+        }
+        let moves = wanted.price != o.price || wanted.open > o.open;
+        if moves && o.post_only() && self.would_trade(o.side(), Price(wanted.price)) {
+            return Err(Reason::PostOnlyWouldTrade);
+        }
+        Ok(())
+    }
+
+    /// The new total is not above what is done: the order ends, its fills kept.
+    fn end_replaced(&mut self, slot: u32, out: &mut Outbox) {
+        let reason = Some(Reason::ReplacedBelowFilled);
+        let mut update = self.update(slot, Cause::Replaced, OrderStatus::Canceled, reason);
+        update.left = Some(self.end_resting(slot));
+        out.order(&update, true);
+    }
+
+    /// Less (or the same) at the same price: it keeps its place.
+    fn reduce(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
+        let o = *self.orders.get(slot);
+        let left = (wanted.open < o.open).then(|| {
+            self.uncount(&o);
+            self.orders.get_mut(slot).quantity = wanted.quantity as u32;
+            let changed = *self.orders.get(slot);
+            self.count(&changed);
+            self.shrink(slot, o.open - wanted.open, 0)
+        });
+        let mut update = self.update(slot, Cause::Replaced, open_status(o.filled), None);
+        update.left = left;
+        out.order(&update, true);
+    }
+
+    /// Another price or more: to the back of the queue, trading on the way if it crosses.
+    fn move_order(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
+        let left = Some(self.leave(slot));
+        let o = *self.orders.get(slot);
+        let mut taker = Taker {
+            names: *self.orders.names(slot),
+            side: o.side(),
+            limit: Price(wanted.price),
+            self_trade: o.self_trade(),
+            open: wanted.open,
+            filled: o.filled,
+            value_left: None,
+        };
+        let stopped = self.trade(&mut taker, out);
+        let moved = self.orders.get_mut(slot);
+        (moved.price, moved.quantity) = (wanted.price, wanted.quantity as u32);
+        (moved.open, moved.filled) = (taker.open, taker.filled);
+        let (status, reason) = match stopped {
+            Stopped::Filled => (OrderStatus::Filled, None),
+            Stopped::SelfTrade => (OrderStatus::Canceled, Some(Reason::SelfTrade)),
+            Stopped::NothingLeft | Stopped::ValueAboveMax => (open_status(taker.filled), None),
+        };
+        let mut update = self.update(slot, Cause::Replaced, status, reason);
+        update.left = left;
+        if status.is_open() {
+            update.joined = Some(self.join(slot));
+        } else {
+            self.end_taken(slot);
+        }
+        out.order(&update, true);
+    }
+}
+
+fn refused(command: CommandKind, user: UserId, order_id: OrderId, reason: Reason, out: &mut Outbox) {
+    out.emit(&OutputBody::Refused { command, user: Some(user), order_id: Some(order_id), reason }, true);
+}

@@ -1,0 +1,345 @@
+//! An order that arrives: its checks, the trades it makes, and what becomes of the rest.
+
+use super::ids::Id;
+use super::orders::{NONE, Names, Order, flags};
+use super::{Book, RESTING_MAX, open_status};
+use crate::domain::output::{Cause, CommandKind, OrderType, OrderUpdate, Party, Tif, Trade};
+use crate::domain::{
+    NewOrder, OrderKind, OrderStatus, Outbox, OutputBody, Price, Quantity, Reason, SelfTrade, Side, TimeInForce,
+};
+
+/// An order while it trades.
+pub(super) struct Taker {
+    pub names: Names,
+    pub side: Side,
+    /// Trades at this price or better; a MARKET order's is the instrument's limit.
+    pub limit: Price,
+    pub self_trade: SelfTrade,
+    pub open: u32,
+    pub filled: u32,
+    /// What a MARKET order may still spend.
+    pub value_left: Option<u128>,
+}
+
+/// Why a taker stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stopped {
+    Filled,
+    /// No resting order at its price or better is left.
+    NothingLeft,
+    SelfTrade,
+    ValueAboveMax,
+}
+
+impl Book {
+    /// ADD.
+    #[inline]
+    pub(super) fn add(&mut self, order: &NewOrder, id: Id, out: &mut Outbox) {
+        if self.ids.find(id, &self.orders).is_some() {
+            let (user, order_id) = (Some(order.user), Some(order.order_id));
+            let reason = Reason::DuplicateOrder;
+            out.emit(&OutputBody::Refused { command: CommandKind::Add, user, order_id, reason }, true);
+            return;
+        }
+        if let Err(reason) = self.check(order) {
+            self.refuse(order, id, OrderStatus::Rejected, reason, out);
+            return;
+        }
+        let mut taker = self.taker(order);
+        if order.time_in_force == TimeInForce::Fok && !self.is_fillable(&taker) {
+            self.refuse(order, id, OrderStatus::Canceled, Reason::FokNotFillable, out);
+            return;
+        }
+        let stopped = self.trade(&mut taker, out);
+        self.settle(order, id, &taker, stopped, out);
+    }
+
+    fn check(&self, order: &NewOrder) -> Result<(), Reason> {
+        if self.halted {
+            return Err(Reason::SymbolHalted);
+        }
+        let (kind, tif) = (&order.kind, &order.time_in_force);
+        if matches!(kind, OrderKind::Stop { .. } | OrderKind::StopLimit { .. })
+            || matches!(tif, TimeInForce::Day | TimeInForce::Gtd { .. })
+            || order.all_or_none
+            || order.display_quantity.is_some()
+        {
+            return Err(Reason::NotSupported);
+        }
+        if order.post_only && (matches!(kind, OrderKind::Market) || *tif != TimeInForce::Gtc) {
+            return Err(Reason::InvalidCombination);
+        }
+        self.instrument.check_quantity(order.quantity)?;
+        let Some(price) = kind.limit() else { return Ok(()) };
+        self.instrument.check_price(price)?;
+        self.instrument.check_value(price, order.quantity)?;
+        if *tif == TimeInForce::Gtc && self.orders.len() >= RESTING_MAX {
+            return Err(Reason::BookFull);
+        }
+        if order.post_only && self.would_trade(order.side, price) {
+            return Err(Reason::PostOnlyWouldTrade);
+        }
+        Ok(())
+    }
+
+    /// Whether an order at `price` would meet a resting one.
+    pub(super) fn would_trade(&self, side: Side, price: Price) -> bool {
+        let against = side.opposite();
+        self.side(against).best().is_some_and(|at| side.crosses(price, self.level_view(against, at).price))
+    }
+
+    #[inline]
+    fn taker(&self, order: &NewOrder) -> Taker {
+        let (limit, value_left) = match order.kind.limit() {
+            Some(price) => (price, None),
+            None => (self.market_limit(order.side), self.instrument.max_order_value.map(u128::from)),
+        };
+        Taker {
+            names: Names { order_id: order.order_id, user: order.user },
+            side: order.side,
+            limit,
+            self_trade: order.self_trade,
+            open: order.quantity.0 as u32,
+            filled: 0,
+            value_left,
+        }
+    }
+
+    /// MARKET orders stay inside the price limits.
+    fn market_limit(&self, side: Side) -> Price {
+        match side {
+            Side::Buy => self.instrument.limit_up.unwrap_or(Price::MAX),
+            Side::Sell => self.instrument.limit_down.unwrap_or(Price(0)),
+        }
+    }
+
+    /// How much of `open` a MARKET order can pay at `price`, in whole lots.
+    fn payable(&self, open: u32, price: u64, value_left: Option<u128>) -> u32 {
+        let Some(left) = value_left else { return open };
+        let affordable = left / u128::from(price);
+        if affordable >= u128::from(open) {
+            return open;
+        }
+        let lots = affordable as u64 / self.instrument.lot_size * self.instrument.lot_size;
+        lots as u32
+    }
+
+    /// Whether the whole order could trade at once, with what its `stp` makes of the user's own orders.
+    fn is_fillable(&self, taker: &Taker) -> bool {
+        let against = taker.side.opposite();
+        let levels = self.side(against);
+        let (mut need, mut value_left) = (taker.open, taker.value_left);
+        let mut at = levels.best();
+        while let Some(level_at) = at {
+            let price = levels.step_of(level_at) * self.unit;
+            if !taker.side.crosses(taker.limit, Price(price)) {
+                return false;
+            }
+            let mut slot = levels.level(level_at).head;
+            while slot != NONE {
+                let maker = self.orders.get(slot);
+                let own = taker.self_trade != SelfTrade::None && self.orders.names(slot).user == taker.names.user;
+                if own && taker.self_trade != SelfTrade::CancelOldest {
+                    return false;
+                }
+                if !own {
+                    let wanted = need.min(maker.open);
+                    let traded = self.payable(wanted, price, value_left);
+                    if traded < wanted {
+                        return false;
+                    }
+                    need -= traded;
+                    value_left = value_left.map(|v| v - u128::from(price) * u128::from(traded));
+                    if need == 0 {
+                        return true;
+                    }
+                }
+                slot = maker.next;
+            }
+            at = levels.after(level_at);
+        }
+        false
+    }
+
+    /// Trades against the other side until the taker is filled or stops.
+    #[inline]
+    pub(super) fn trade(&mut self, taker: &mut Taker, out: &mut Outbox) -> Stopped {
+        let against = taker.side.opposite();
+        while taker.open > 0 {
+            let Some(at) = self.side(against).best() else { return Stopped::NothingLeft };
+            let slot = self.side(against).level(at).head;
+            let maker = *self.orders.get(slot);
+            if !taker.side.crosses(taker.limit, Price(maker.price)) {
+                return Stopped::NothingLeft;
+            }
+            if taker.self_trade != SelfTrade::None && self.orders.names(slot).user == taker.names.user {
+                if self.meet_own(slot, taker, out) {
+                    return Stopped::SelfTrade;
+                }
+                continue;
+            }
+            let wanted = taker.open.min(maker.open);
+            let quantity = self.payable(wanted, maker.price, taker.value_left);
+            if quantity == 0 {
+                return Stopped::ValueAboveMax;
+            }
+            self.fill(slot, &maker, quantity, taker, out);
+        }
+        Stopped::Filled
+    }
+
+    #[inline]
+    fn fill(&mut self, slot: u32, maker: &Order, quantity: u32, taker: &mut Taker, out: &mut Outbox) {
+        let names = *self.orders.names(slot);
+        taker.open -= quantity;
+        taker.filled += quantity;
+        if let Some(left) = &mut taker.value_left {
+            *left -= u128::from(maker.price) * u128::from(quantity);
+        }
+        let level = if maker.open == quantity {
+            // The one behind it is next.
+            if maker.next != NONE {
+                self.orders.prefetch(maker.next);
+            }
+            self.end_resting(slot)
+        } else {
+            self.shrink(slot, quantity, quantity)
+        };
+        let (price, traded) = (Price(maker.price), Quantity(quantity.into()));
+        self.last_trade = Some((price, traded));
+        out.trade(&Trade {
+            price,
+            quantity: traded,
+            maker_side: maker.side(),
+            maker: Party {
+                order_id: names.order_id,
+                user: names.user,
+                open: Quantity((maker.open - quantity).into()),
+                filled: Quantity((maker.filled + quantity).into()),
+            },
+            taker: Party {
+                order_id: taker.names.order_id,
+                user: taker.names.user,
+                open: Quantity(taker.open.into()),
+                filled: Quantity(taker.filled.into()),
+            },
+            level,
+        });
+    }
+
+    /// Self-trade prevention (OB5); whether the taker stops.
+    fn meet_own(&mut self, slot: u32, taker: &mut Taker, out: &mut Outbox) -> bool {
+        match taker.self_trade {
+            SelfTrade::CancelNewest => true,
+            SelfTrade::CancelOldest => {
+                self.cancel_own(slot, out);
+                false
+            }
+            SelfTrade::CancelBoth => {
+                self.cancel_own(slot, out);
+                true
+            }
+            SelfTrade::Decrement => {
+                let less = taker.open.min(self.orders.get(slot).open);
+                taker.open -= less;
+                if self.orders.get(slot).open == less {
+                    self.cancel_own(slot, out);
+                } else {
+                    let left = self.shrink(slot, less, 0);
+                    let status = open_status(self.orders.get(slot).filled);
+                    let mut update = self.update(slot, Cause::Reduced, status, Some(Reason::SelfTrade));
+                    update.left = Some(left);
+                    out.order(&update, false);
+                }
+                taker.open == 0
+            }
+            SelfTrade::None => false,
+        }
+    }
+
+    fn cancel_own(&mut self, slot: u32, out: &mut Outbox) {
+        let mut update = self.update(slot, Cause::Canceled, OrderStatus::Canceled, Some(Reason::SelfTrade));
+        update.left = Some(self.end_resting(slot));
+        out.order(&update, false);
+    }
+
+    /// The answer to an ADD that was let in.
+    #[inline]
+    fn settle(&mut self, order: &NewOrder, id: Id, taker: &Taker, stopped: Stopped, out: &mut Outbox) {
+        let mut update = incoming(order);
+        update.filled = Quantity(taker.filled.into());
+        let ended = match (stopped, order.kind, order.time_in_force) {
+            (Stopped::Filled, ..) => Some((OrderStatus::Filled, None)),
+            (Stopped::SelfTrade, ..) => Some((OrderStatus::Canceled, Some(Reason::SelfTrade))),
+            (Stopped::ValueAboveMax, ..) => Some((OrderStatus::Canceled, Some(Reason::OrderValueAboveMax))),
+            (_, OrderKind::Market, _) => Some((OrderStatus::Canceled, Some(Reason::NoLiquidity))),
+            (.., TimeInForce::Ioc | TimeInForce::Fok) => Some((OrderStatus::Canceled, Some(Reason::IocRemainder))),
+            _ => None,
+        };
+        match ended {
+            Some((status, reason)) => {
+                (update.status, update.reason) = (status, reason);
+                self.ids.finish_new(id, &self.orders);
+            }
+            None => {
+                update.status = open_status(taker.filled);
+                update.open = Quantity(taker.open.into());
+                let resting = Order {
+                    next: NONE,
+                    prev: NONE,
+                    block: NONE,
+                    open: taker.open,
+                    filled: taker.filled,
+                    quantity: order.quantity.0 as u32,
+                    price: taker.limit.0,
+                    rank: 0,
+                    id,
+                    flags: flags(order.side, order.post_only, order.self_trade),
+                };
+                let slot = self.orders.insert(resting, taker.names);
+                self.ids.live(id, slot);
+                update.joined = Some(self.join(slot));
+            }
+        }
+        out.order(&update, true);
+    }
+
+    /// An ADD that ends without having traded; its id is used up.
+    fn refuse(&mut self, order: &NewOrder, id: Id, status: OrderStatus, reason: Reason, out: &mut Outbox) {
+        let update = OrderUpdate { status, reason: Some(reason), ..incoming(order) };
+        self.ids.finish_new(id, &self.orders);
+        out.order(&update, true);
+    }
+}
+
+/// What is said of an arriving order before anything happened to it.
+#[inline]
+fn incoming(order: &NewOrder) -> OrderUpdate {
+    OrderUpdate {
+        cause: Cause::Added,
+        order_id: order.order_id,
+        user: order.user,
+        side: order.side,
+        order_type: match order.kind {
+            OrderKind::Market => OrderType::Market,
+            OrderKind::Limit { .. } => OrderType::Limit,
+            OrderKind::Stop { .. } => OrderType::Stop,
+            OrderKind::StopLimit { .. } => OrderType::StopLimit,
+        },
+        time_in_force: match order.time_in_force {
+            TimeInForce::Gtc => Tif::Gtc,
+            TimeInForce::Ioc => Tif::Ioc,
+            TimeInForce::Fok => Tif::Fok,
+            TimeInForce::Day => Tif::Day,
+            TimeInForce::Gtd { .. } => Tif::Gtd,
+        },
+        price: order.kind.limit(),
+        quantity: order.quantity,
+        open: Quantity::ZERO,
+        filled: Quantity::ZERO,
+        status: OrderStatus::Rejected,
+        reason: None,
+        left: None,
+        joined: None,
+    }
+}

@@ -1,0 +1,171 @@
+//! Orders in memory: a slab of 64-byte records linked by 32-bit slots, and beside it what is needed only for outputs.
+
+use crate::domain::{OrderId, SelfTrade, Side, UserId};
+
+/// No slot.
+pub(super) const NONE: u32 = u32::MAX;
+
+const FLAG_SELL: u8 = 1;
+const FLAG_POST_ONLY: u8 = 2;
+const STP_SHIFT: u8 = 2;
+
+/// A resting order: one cache line.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct Order {
+    pub next: u32,
+    pub prev: u32,
+    /// Block of its price level.
+    pub block: u32,
+    /// Quantities fit in 32 bits: `Quantity::MAX` is 10^9.
+    pub open: u32,
+    pub filled: u32,
+    pub quantity: u32,
+    pub price: u64,
+    /// Value of the rest counter when it joined its queue.
+    pub rank: u64,
+    /// Keyed hash of (user, order id).
+    pub id: [u64; 2],
+    pub flags: u8,
+}
+
+impl Order {
+    pub fn side(&self) -> Side {
+        if self.flags & FLAG_SELL == 0 { Side::Buy } else { Side::Sell }
+    }
+
+    pub fn post_only(&self) -> bool {
+        self.flags & FLAG_POST_ONLY != 0
+    }
+
+    pub fn self_trade(&self) -> SelfTrade {
+        match self.flags >> STP_SHIFT {
+            0 => SelfTrade::CancelNewest,
+            1 => SelfTrade::CancelOldest,
+            2 => SelfTrade::CancelBoth,
+            3 => SelfTrade::Decrement,
+            _ => SelfTrade::None,
+        }
+    }
+}
+
+/// Packs what does not change while an order rests.
+pub(super) fn flags(side: Side, post_only: bool, self_trade: SelfTrade) -> u8 {
+    let stp = match self_trade {
+        SelfTrade::CancelNewest => 0,
+        SelfTrade::CancelOldest => 1,
+        SelfTrade::CancelBoth => 2,
+        SelfTrade::Decrement => 3,
+        SelfTrade::None => 4,
+    };
+    u8::from(side == Side::Sell) | if post_only { FLAG_POST_ONLY } else { 0 } | stp << STP_SHIFT
+}
+
+/// Whether [`flags`] could have given this.
+pub(super) fn flags_are_valid(flags: u8) -> bool {
+    flags >> STP_SHIFT <= 4
+}
+
+/// The names of an order, for its outputs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Names {
+    pub order_id: OrderId,
+    pub user: UserId,
+}
+
+/// All resting orders by slot.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Orders {
+    hot: Vec<Order>,
+    names: Vec<Names>,
+    /// A few bits of each user, 0 for a free slot: so that CANCEL_ALL scans 4 bytes per order.
+    user_tags: Vec<u32>,
+    free: Vec<u32>,
+}
+
+/// Never 0.
+#[inline]
+pub(super) fn user_tag(user: &UserId) -> u32 {
+    let bytes = user.as_bytes();
+    let mut tag = bytes.len() as u64;
+    for chunk in bytes.chunks(8) {
+        let mut word = [0; 8];
+        word[..chunk.len()].copy_from_slice(chunk);
+        tag = (tag ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+    (tag >> 33) as u32 | 1
+}
+
+impl Orders {
+    pub fn len(&self) -> usize {
+        self.hot.len() - self.free.len()
+    }
+
+    #[inline]
+    pub fn insert(&mut self, order: Order, names: Names) -> u32 {
+        let tag = user_tag(&names.user);
+        match self.free.pop() {
+            Some(slot) => {
+                let at = slot as usize;
+                self.hot[at] = order;
+                self.names[at] = names;
+                self.user_tags[at] = tag;
+                slot
+            }
+            None => {
+                self.hot.push(order);
+                self.names.push(names);
+                self.user_tags.push(tag);
+                (self.hot.len() - 1) as u32
+            }
+        }
+    }
+
+    #[inline]
+    pub fn remove(&mut self, slot: u32) {
+        self.user_tags[slot as usize] = 0;
+        self.free.push(slot);
+    }
+
+    #[inline]
+    pub fn get(&self, slot: u32) -> &Order {
+        &self.hot[slot as usize]
+    }
+
+    #[inline]
+    pub fn get_mut(&mut self, slot: u32) -> &mut Order {
+        &mut self.hot[slot as usize]
+    }
+
+    #[inline]
+    pub fn names(&self, slot: u32) -> &Names {
+        &self.names[slot as usize]
+    }
+
+    #[inline]
+    pub fn prefetch(&self, slot: u32) {
+        super::prefetch(self.hot.get(slot as usize));
+        super::prefetch(self.names.get(slot as usize));
+    }
+
+    /// Slots in use, in no particular order.
+    pub fn slots(&self) -> impl Iterator<Item = u32> + '_ {
+        self.user_tags.iter().enumerate().filter(|(_, tag)| **tag != 0).map(|(slot, _)| slot as u32)
+    }
+
+    /// Slots in use, by queue rank.
+    pub fn by_rank(&self) -> Vec<u32> {
+        let mut slots: Vec<u32> = self.slots().collect();
+        slots.sort_unstable_by_key(|slot| self.get(*slot).rank);
+        slots
+    }
+
+    /// Slots of one user's orders, by queue rank.
+    pub fn of_user(&self, user: &UserId) -> Vec<u32> {
+        let tag = user_tag(user);
+        let tagged = self.user_tags.iter().enumerate().filter(|(_, t)| **t == tag).map(|(slot, _)| slot as u32);
+        let mut slots: Vec<u32> = tagged.filter(|slot| self.names(*slot).user == *user).collect();
+        slots.sort_unstable_by_key(|slot| self.get(*slot).rank);
+        slots
+    }
+}
