@@ -1,6 +1,9 @@
 //! The command line.
 
+pub mod bench;
 mod demo;
+pub mod flow;
+pub mod flow_file;
 mod inspect;
 pub mod serve;
 
@@ -31,6 +34,11 @@ enum Action {
     /// Looks into snapshot files.
     #[command(subcommand)]
     Snapshot(inspect::SnapshotAction),
+    /// Makes synthetic order flow.
+    Flow(flow::FlowArgs),
+    /// Measures, each figure beside a baseline of the same run.
+    #[command(subcommand)]
+    Bench(bench::BenchAction),
 }
 
 /// What `serve` and `check-config` take.
@@ -82,6 +90,8 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or_else(|| Action::Serve(ServeArgs { demo: true, ..ServeArgs::default() })) {
         Action::Serve(args) => args.settings().map_err(Into::into).and_then(|config| serve::run(&config)),
         Action::CheckConfig(args) => check_config(&args),
+        Action::Flow(args) => flow::run(&args),
+        Action::Bench(action) => bench::run(action),
         Action::Snapshot(action) => inspect::run(&action),
     };
     match done {
@@ -96,4 +106,11 @@ pub fn main() -> ExitCode {
 fn check_config(args: &ServeArgs) -> Result<()> {
     print!("{}", args.settings()?.masked());
     Ok(())
+}
+
+/// A progress bar on a terminal; nothing elsewhere, where the closing figures are enough.
+pub(crate) fn progress(total: u64, what: &'static str) -> indicatif::ProgressBar {
+    let style = indicatif::ProgressStyle::with_template("{bar:40} {human_pos}/{human_len} {msg} {per_sec} {eta}");
+    let bar = indicatif::ProgressBar::new(total).with_message(what);
+    if let Ok(style) = style { bar.with_style(style) } else { bar }
 }

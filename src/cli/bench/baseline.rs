@@ -1,0 +1,84 @@
+//! The baseline of `bench order-entry`: a bare actix WebSocket echo that answers a message after N durable appends.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use actix::prelude::*;
+use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
+use actix_web_actors::ws;
+use bytes::Bytes;
+
+use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
+use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPartition};
+
+const QUEUE_BYTES_MAX: usize = 64 << 20;
+
+/// What `bench order-entry` starts as a process of its own.
+#[derive(Debug, Clone, clap::Args)]
+pub struct BaselineArgs {
+    #[arg(long)]
+    pub port: u16,
+    /// Durable appends before the echo.
+    #[arg(long)]
+    pub appends: u32,
+    #[arg(long)]
+    pub data: PathBuf,
+}
+
+struct Echo {
+    session: Arc<dyn Session>,
+    appends: u32,
+}
+
+impl Actor for Echo {
+    type Context = ws::WebsocketContext<Self>;
+}
+
+impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Echo {
+    fn handle(&mut self, message: Result<ws::Message, ws::ProtocolError>, ctx: &mut Self::Context) {
+        let Ok(ws::Message::Text(text)) = message else {
+            ctx.stop();
+            return;
+        };
+        let (session, appends) = (Arc::clone(&self.session), self.appends);
+        let work = async move {
+            for n in 0..appends {
+                let topic = if n == 0 { Topic::Orders } else { Topic::Events };
+                let value = Bytes::copy_from_slice(text.as_bytes());
+                let (key, header) = (Bytes::from_static(b"ECHO"), Bytes::new());
+                let record = NewRecord { to: TopicPartition { topic, partition: 0 }, key, header, value };
+                if session.append(record).await.is_err() {
+                    break;
+                }
+            }
+            text
+        };
+        ctx.spawn(work.into_actor(self).map(|text, _, ctx| ctx.text(text)));
+    }
+}
+
+async fn open(
+    request: HttpRequest,
+    body: web::Payload,
+    state: web::Data<(Arc<dyn Session>, u32)>,
+) -> actix_web::Result<HttpResponse> {
+    let (session, appends) = (Arc::clone(&state.0), state.1);
+    ws::start(Echo { session, appends }, &request, body)
+}
+
+/// Serves until it is killed.
+///
+/// # Errors
+/// When the port or the folder cannot be had.
+pub fn run(args: BaselineArgs) -> anyhow::Result<()> {
+    System::new().block_on(async move {
+        let log = EmbeddedLog::open(&EmbeddedLogOptions::new(&args.data, 1))?;
+        let session = log.open_session(SessionOptions { name: "baseline".into(), queue_bytes_max: QUEUE_BYTES_MAX })?;
+        let state = web::Data::new((session, args.appends));
+        HttpServer::new(move || App::new().app_data(state.clone()).route("/ws", web::get().to(open)))
+            .bind(("127.0.0.1", args.port))?
+            .run()
+            .await?;
+        Ok(())
+    })
+}

@@ -1,0 +1,215 @@
+//! `bench engine`: all rules, outputs and digests on, one core, commands per second of its own CPU time.
+//!
+//! Commands are decoded and grouped as the feed groups them: by symbol within a read of 4,096 records, in batches of at
+//! most 256. Warm-up records are applied and not counted. The header's fills and quantity are checked.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::bail;
+use hdrhistogram::Histogram;
+use serde_json::json;
+
+use super::{input_of, listing_of, progress};
+use crate::actors::book::BATCH_RECORDS_MAX;
+use crate::cli::flow;
+use crate::cli::flow_file::{self, FlowHeader, FlowRecord};
+use crate::clock::thread_cpu_ns;
+use crate::domain::{Command, Epoch, Input, Machine, OrderId, Outbox, Output, OutputBody, Seqs};
+use crate::engine::Book;
+use crate::migration::naive::Naive;
+
+/// Records decoded ahead of the clock: a feed's batch is in the cache as well when the book gets it.
+const READ_RECORDS: usize = 4_096;
+/// The naive matcher is measured on the first records of the flow.
+const BASELINE_RECORDS: usize = 4_000;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct EngineArgs {
+    /// A, B or C.
+    #[arg(default_value = "B")]
+    pub kind: String,
+    /// A flow file instead.
+    #[arg(long)]
+    pub flow: Option<PathBuf>,
+    /// Timed records.
+    #[arg(long, default_value_t = 5_000_000)]
+    pub records: u64,
+    /// Writes the figures as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+/// A book and where its outputs go.
+struct Desk {
+    book: Book,
+    out: Outbox,
+    inputs: Vec<Input<Command>>,
+}
+
+fn desks(symbols: u64) -> Vec<Desk> {
+    let desk = |n| {
+        let mut out = Outbox::new(Seqs::default(), Epoch(0));
+        let book = Book::birth(&listing_of(n), &mut out).unwrap_or_else(|| unreachable!("a plain listing"));
+        out.clear();
+        Desk { book, out, inputs: Vec::new() }
+    };
+    (0..symbols).map(desk).collect()
+}
+
+/// Applies records as reads of a feed; gives the CPU nanoseconds of applying, and the trades.
+struct Run {
+    desks: Vec<Desk>,
+    fills: u64,
+    filled: u64,
+    /// Symbols that have records in the current read, in order of appearance.
+    busy: Vec<u16>,
+}
+
+impl Run {
+    fn new(symbols: u64) -> Self {
+        Self { desks: desks(symbols), fills: 0, filled: 0, busy: Vec::new() }
+    }
+
+    fn read(&mut self, first: u64, records: &[FlowRecord], order_id_of: fn(u32) -> OrderId) -> u64 {
+        self.busy.clear();
+        for (n, r) in (first..).zip(records) {
+            let desk = &mut self.desks[usize::from(r.symbol)];
+            if desk.inputs.is_empty() {
+                self.busy.push(r.symbol);
+            }
+            desk.inputs.push(input_of(n, r, order_id_of));
+        }
+        let started = thread_cpu_ns();
+        for symbol in &self.busy {
+            let desk = &mut self.desks[usize::from(*symbol)];
+            for batch in desk.inputs.chunks(BATCH_RECORDS_MAX) {
+                desk.book.apply_batch(batch, &mut desk.out);
+            }
+        }
+        let spent = thread_cpu_ns() - started;
+        for symbol in &self.busy {
+            let desk = &mut self.desks[usize::from(*symbol)];
+            desk.inputs.clear();
+            self.fills += count_fills(&desk.out, &mut self.filled);
+            desk.out.clear();
+        }
+        spent
+    }
+
+    /// CPU nanoseconds of the timed records.
+    fn all(&mut self, header: &FlowHeader, records: &[FlowRecord], order_id_of: fn(u32) -> OrderId) -> u64 {
+        let bar = progress(header.records, "records applied");
+        let (warm_up, timed) = records.split_at(header.warm_up as usize);
+        let mut n = header.symbols;
+        let mut spent = 0;
+        for (part, counts) in [(warm_up, false), (timed, true)] {
+            for read in part.chunks(READ_RECORDS) {
+                let ns = self.read(n, read, order_id_of);
+                spent += if counts { ns } else { 0 };
+                n += read.len() as u64;
+                bar.inc(read.len() as u64);
+            }
+        }
+        bar.finish_and_clear();
+        spent
+    }
+}
+
+/// Walks over the encoded outputs; only trades are decoded.
+fn count_fills(out: &Outbox, filled: &mut u64) -> u64 {
+    let mut fills = 0;
+    let mut rest = out.bytes();
+    while let Ok(head) = crate::domain::outbox::Header::read(rest) {
+        if head.classes.has(crate::domain::Classes::FILLS)
+            && let Ok((Output { body: OutputBody::Trade(t), .. }, _)) = Output::decode(rest)
+        {
+            fills += 1;
+            *filled += t.quantity.0;
+        }
+        rest = &rest[head.length..];
+    }
+    fills
+}
+
+/// Single commands, each timed by the clock, without the help of a batch: an upper bound.
+fn p99_ns(header: &FlowHeader, records: &[FlowRecord]) -> anyhow::Result<u64> {
+    let mut desks = desks(header.symbols);
+    let mut times = Histogram::<u64>::new(3)?;
+    let warm_up = header.warm_up as usize;
+    let enough = records.len().min(warm_up + 1_000_000);
+    for (n, r) in (header.symbols..).zip(&records[..enough]) {
+        let desk = &mut desks[usize::from(r.symbol)];
+        let input = input_of(n, r, flow_file::order_id_of);
+        let started = Instant::now();
+        desk.book.apply(&input, &mut desk.out);
+        let took = started.elapsed().as_nanos() as u64;
+        if n - header.symbols >= header.warm_up {
+            times.record(took)?;
+        }
+        desk.out.clear();
+    }
+    Ok(times.value_at_quantile(0.99))
+}
+
+/// Commands per CPU second of the naive matcher over the flow's first records.
+fn naive_rate(header: &FlowHeader, records: &[FlowRecord]) -> f64 {
+    let Command::List { listing, .. } = listing_of(0).command else { unreachable!("a listing") };
+    let mut books: Vec<Naive> = (0..header.symbols).map(|_| Naive::birth(&listing).0).collect();
+    let some = &records[..records.len().min(BASELINE_RECORDS)];
+    let commands: Vec<_> = some.iter().map(|r| (r.symbol, flow_file::command_of(r, flow_file::order_id_of))).collect();
+    let started = thread_cpu_ns();
+    for (symbol, command) in &commands {
+        std::hint::black_box(books[usize::from(*symbol)].apply(command));
+    }
+    commands.len() as f64 / ((thread_cpu_ns() - started) as f64 / 1e9)
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When the flow cannot be had, or the engine's fills are not those that its header expects.
+pub fn run(args: &EngineArgs) -> anyhow::Result<()> {
+    let (name, (header, records)) = match &args.flow {
+        Some(path) => (path.display().to_string(), flow_file::read(path)?),
+        None => {
+            let bar = progress(args.records, "records made");
+            let made = flow::generate(&args.kind, args.records, &|n| {
+                if n % 4_096 == 0 {
+                    bar.set_position(n);
+                }
+            })?;
+            bar.finish_and_clear();
+            (args.kind.clone(), made)
+        }
+    };
+    let timed = header.records - header.warm_up;
+    let mut run = Run::new(header.symbols);
+    let spent = run.all(&header, &records, flow_file::order_id_of);
+    let left: u64 = run.desks.iter().map(|d| d.book.resting_orders() as u64).sum();
+    let expected = (header.fills, header.filled_quantity, header.orders_left);
+    if (run.fills, run.filled, left) != expected {
+        bail!("fills, quantity, orders left: {:?}, the flow expects {expected:?}", (run.fills, run.filled, left));
+    }
+    let (fills, filled) = (run.fills, run.filled);
+    drop(run);
+    let numeric = Run::new(header.symbols).all(&header, &records, flow_file::numeric_order_id_of);
+    let rate = |ns: u64| timed as f64 / (ns as f64 / 1e9);
+    let (p99, baseline) = (p99_ns(&header, &records)?, naive_rate(&header, &records));
+    println!("flow {name}: {timed} timed commands, {fills} fills, quantity {filled}, as expected");
+    println!("engine            {:>8.2} M commands per CPU second, 36-character ids", rate(spent) / 1e6);
+    println!("  short ids       {:>8.2} M commands per CPU second", rate(numeric) / 1e6);
+    println!("  single command  {p99:>8} ns p99, outside a batch");
+    println!("naive matcher     {:>8.3} M commands per CPU second, first {BASELINE_RECORDS} records", baseline / 1e6);
+    println!("ratio             {:>8.1}", rate(spent) / baseline);
+    if let Some(file) = &args.json {
+        let all = json!({
+            "flow": name, "commands": timed, "fills": fills, "filled_qty": filled,
+            "commands_per_s": rate(spent), "cpu_s": spent as f64 / 1e9, "p99_ns": p99,
+            "baseline_commands_per_s": baseline, "ratio": rate(spent) / baseline,
+            "numeric_ids_commands_per_s": rate(numeric),
+        });
+        std::fs::write(file, serde_json::to_vec_pretty(&all)?)?;
+    }
+    Ok(())
+}
