@@ -5,6 +5,7 @@ mod demo;
 pub mod flow;
 pub mod flow_file;
 mod inspect;
+pub mod replay;
 pub mod serve;
 
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ enum Action {
     /// Looks into snapshot files.
     #[command(subcommand)]
     Snapshot(inspect::SnapshotAction),
+    /// Runs recorded or synthetic flow against a server, and says what came of it.
+    Replay(replay::ReplayArgs),
     /// Makes synthetic order flow.
     Flow(flow::FlowArgs),
     /// Measures, each figure beside a baseline of the same run.
@@ -90,6 +93,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or_else(|| Action::Serve(ServeArgs { demo: true, ..ServeArgs::default() })) {
         Action::Serve(args) => args.settings().map_err(Into::into).and_then(|config| serve::run(&config)),
         Action::CheckConfig(args) => check_config(&args),
+        Action::Replay(args) => replay::run(&args),
         Action::Flow(args) => flow::run(&args),
         Action::Bench(action) => bench::run(action),
         Action::Snapshot(action) => inspect::run(&action),
