@@ -77,7 +77,7 @@ fn tag_of(id: Id) -> u32 {
 
 #[inline]
 fn entry(id: Id, reference: u32) -> u64 {
-    u64::from(tag_of(id)) << 32 | u64::from(reference) + 1
+    (u64::from(tag_of(id)) << 32) | (u64::from(reference) + 1)
 }
 
 #[inline]

@@ -1,4 +1,7 @@
-//! The book's invariants (DESIGN's ids) as predicates, for tests and debug builds.
+//! The book's invariants (DESIGN's ids) as predicates, for tests and debug builds: [`check`] looks at a book at rest,
+//! [`outputs::Watch`] at what it says.
+
+pub mod outputs;
 
 use std::collections::BTreeSet;
 

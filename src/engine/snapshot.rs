@@ -163,11 +163,15 @@ impl<'a> Reader<'a> {
                 break;
             }
             n |= u64::from(byte & 0x7f) << shift;
+            if byte == 0 && shift > 0 {
+                // The same number could have been written shorter: nothing of ours did that.
+                break;
+            }
             if byte < 0x80 {
                 return Ok(n);
             }
         }
-        Err(damaged("number is too long"))
+        Err(damaged("number is not written in its shortest form"))
     }
 
     fn small(&mut self, what: &str) -> Result<u32, SnapshotError> {
@@ -216,6 +220,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Book, SnapshotError> {
     if format > FORMAT {
         return Err(SnapshotError::Newer { found: format.min(u32::MAX.into()) as u32, known: FORMAT as u32 });
     }
+    if format == 0 {
+        return Err(damaged("format"));
+    }
     let rules = r.small("rules version")?;
     if rules == 0 || rules > RULES_VERSION {
         return Err(SnapshotError::RulesUnknown { found: rules });
@@ -227,6 +234,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Book, SnapshotError> {
     };
     let (clock, next_rank) = (Micros(r.number()?), r.number()?);
     let (last_price, last_quantity) = (Price(r.number()?), Quantity(r.number()?));
+    if (last_price.0 == 0) != last_quantity.is_zero() {
+        return Err(damaged("last trade"));
+    }
     let key = r.u128()?;
     let instrument: Instrument = rmp_serde::from_slice(r.text()?).map_err(|_| damaged("instrument"))?;
     instrument.check().map_err(damaged)?;

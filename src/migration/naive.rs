@@ -1,9 +1,10 @@
-//! The naive matcher: the rules once more, written to be obvious and slow. It shares only the domain's words with the
-//! engine; the tests hold the two against each other, and the auditor will recompute with it.
+//! The naive matcher: the rules once more, written to be read, not to be fast. It shares nothing with the engine but the
+//! words of `domain`, so that tests and the auditor can hold one against the other.
 //!
-//! One list of resting orders, searched from the front for whatever is needed; one list of finished ids.
+//! Orders stand in plain lists: per side a map from price to the queue at that price. Sums are added up when they are
+//! needed. The rules in a trader's words are in docs/matching.md.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::domain::command::Listing;
 use crate::domain::output::{Cause, CommandKind, Level, OrderType, OrderUpdate, Party, Tif, Trade};
@@ -12,530 +13,581 @@ use crate::domain::{
     Side, TimeInForce, UserId,
 };
 
-/// Finished ids that a book remembers.
-const FINISHED_MAX: usize = 65_536;
+/// Finished ids that are remembered (OB6).
+pub const FINISHED_MAX: usize = 65_536;
+/// Orders that may rest.
+pub const RESTING_MAX: usize = 4_000_000;
 /// The newest rules version.
-const RULES_VERSION: u32 = 1;
+pub const RULES_VERSION: u32 = 1;
 
-/// One output.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub body: OutputBody,
-    pub answer: bool,
-}
+/// What is said to one record: the bodies in order, and which one answers it.
+pub type Said = Vec<(OutputBody, bool)>;
+
+type Id = (UserId, OrderId);
 
 /// A resting order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Resting {
-    pub user: UserId,
+pub struct NaiveOrder {
     pub order_id: OrderId,
+    pub user: UserId,
     pub side: Side,
-    pub price: u64,
+    pub price: Price,
     /// Total, as submitted or last replaced.
     pub quantity: u64,
     pub open: u64,
     pub filled: u64,
-    pub self_trade: SelfTrade,
     pub post_only: bool,
+    pub self_trade: SelfTrade,
+    /// Value of the rest counter when it joined its queue.
     pub rank: u64,
 }
 
-/// An order on its way in.
-struct Taker {
-    user: UserId,
-    order_id: OrderId,
-    side: Side,
-    /// Worst price; `None` for MARKET.
-    limit: Option<u64>,
-    self_trade: SelfTrade,
-    open: u64,
-    filled: u64,
-    spent: u128,
+/// One symbol's book.
+#[derive(Debug, Clone)]
+pub struct NaiveBook {
+    instrument: Instrument,
+    rules_version: u32,
+    halted: bool,
+    next_rank: u64,
+    last_trade: Option<(Price, Quantity)>,
+    bids: BTreeMap<Price, Vec<NaiveOrder>>,
+    asks: BTreeMap<Price, Vec<NaiveOrder>>,
+    /// Where each open order stands.
+    places: BTreeMap<Id, (Side, Price)>,
+    /// Ids that ended, oldest first.
+    finished: VecDeque<Id>,
+    is_finished: BTreeSet<Id>,
 }
 
+/// How trading ended for the incoming order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum End {
     Filled,
     NothingLeft,
     SelfTrade,
-    Value,
+    TooDear,
 }
 
-/// One symbol's book.
-#[derive(Debug, Clone)]
-pub struct Naive {
-    instrument: Instrument,
-    halted: bool,
-    resting: Vec<Resting>,
-    finished: VecDeque<(UserId, OrderId)>,
-    next_rank: u64,
-    said: Vec<Said>,
+/// The incoming order while it trades.
+#[derive(Debug, Clone, Copy)]
+struct Taker {
+    id: Id,
+    side: Side,
+    /// The worst price it takes.
+    limit: Price,
+    self_trade: SelfTrade,
+    open: u64,
+    filled: u64,
+    /// What a MARKET order may still spend, if there is a bound.
+    budget: Option<u128>,
 }
 
-impl Naive {
-    /// The book after its LIST, and what it says.
-    pub fn birth(listing: &Listing) -> (Self, Vec<Said>) {
-        let instrument = listing.instrument.clone();
+impl NaiveBook {
+    /// The book that a LIST record makes, and what it says; `None` if the listing makes no sense.
+    pub fn birth(listing: &Listing) -> Option<(Self, Said)> {
+        if listing.instrument.check().is_err() || !(1..=RULES_VERSION).contains(&listing.rules_version) {
+            return None;
+        }
         let book = Self {
-            instrument: instrument.clone(),
+            instrument: listing.instrument.clone(),
+            rules_version: listing.rules_version,
             halted: false,
-            resting: Vec::new(),
-            finished: VecDeque::new(),
             next_rank: 1,
-            said: Vec::new(),
+            last_trade: None,
+            bids: BTreeMap::new(),
+            asks: BTreeMap::new(),
+            places: BTreeMap::new(),
+            finished: VecDeque::new(),
+            is_finished: BTreeSet::new(),
         };
-        let (owner, rules_version) = (listing.owner, listing.rules_version);
-        (book, vec![Said { body: OutputBody::Listed { instrument, owner, rules_version }, answer: true }])
+        let listed = OutputBody::Listed {
+            instrument: listing.instrument.clone(),
+            owner: listing.owner,
+            rules_version: listing.rules_version,
+        };
+        Some((book, vec![(listed, true)]))
     }
 
-    /// Applies one command and gives all that is said.
-    pub fn apply(&mut self, command: &Command) -> Vec<Said> {
-        match command {
-            Command::Add(order) => self.add(order),
-            Command::Cancel { user, order_id } => self.cancel(*user, *order_id),
-            Command::Replace { user, order_id, price, quantity } => {
-                self.replace(*user, *order_id, price.map(|p| p.0), quantity.map(|q| q.0));
-            }
-            Command::CancelAll { user, .. } => self.cancel_all(*user),
-            Command::List { .. } => self.refuse(CommandKind::List, None, Reason::SymbolExists),
-            Command::Halt { .. } if self.halted => self.refuse(CommandKind::Halt, None, Reason::AlreadyHalted),
-            Command::Resume { .. } if !self.halted => self.refuse(CommandKind::Resume, None, Reason::NotHalted),
-            Command::Halt { .. } => {
-                self.halted = true;
-                self.say(OutputBody::Halted, true);
-            }
-            Command::Resume { .. } => {
-                self.halted = false;
-                self.say(OutputBody::Resumed, true);
-            }
-            Command::Rules { version, .. } if *version == RULES_VERSION => {
-                self.say(OutputBody::RulesSet { version: *version }, true);
-            }
-            Command::Rules { .. } => self.refuse(CommandKind::Rules, None, Reason::RulesVersionUnknown),
-            Command::Session { .. } => self.say(OutputBody::SessionEnded, true),
-            Command::Tick { .. } | Command::Fence { .. } => {}
-        }
-        std::mem::take(&mut self.said)
+    pub fn is_halted(&self) -> bool {
+        self.halted
+    }
+
+    pub fn rules_version(&self) -> u32 {
+        self.rules_version
+    }
+
+    pub fn last_trade(&self) -> Option<(Price, Quantity)> {
+        self.last_trade
     }
 
     /// Resting orders by queue rank.
-    pub fn open_orders(&self) -> Vec<Resting> {
-        let mut orders = self.resting.clone();
+    pub fn open_orders(&self) -> Vec<NaiveOrder> {
+        let mut orders: Vec<NaiveOrder> = self.bids.values().chain(self.asks.values()).flatten().copied().collect();
         orders.sort_by_key(|o| o.rank);
         orders
     }
 
-    fn say(&mut self, body: OutputBody, answer: bool) {
-        self.said.push(Said { body, answer });
-    }
-
-    fn refuse(&mut self, command: CommandKind, who: Option<(UserId, OrderId)>, reason: Reason) {
-        let (user, order_id) = (who.map(|w| w.0), who.map(|w| w.1));
-        self.say(OutputBody::Refused { command, user, order_id, reason }, true);
-    }
-
-    fn find(&self, user: UserId, order_id: OrderId) -> Option<usize> {
-        self.resting.iter().position(|o| o.user == user && o.order_id == order_id)
-    }
-
-    fn finish(&mut self, user: UserId, order_id: OrderId) {
-        self.finished.push_back((user, order_id));
-        if self.finished.len() > FINISHED_MAX {
-            self.finished.pop_front();
+    /// All levels of a side, best first.
+    pub fn depth(&self, side: Side) -> Vec<Level> {
+        let mut levels: Vec<Level> = self.queues(side).keys().map(|price| self.level(side, *price)).collect();
+        if side == Side::Buy {
+            levels.reverse();
         }
+        levels
     }
 
-    fn level(&self, side: Side, price: u64) -> Level {
-        let here = || self.resting.iter().filter(|o| o.side == side && o.price == price);
-        Level { price: Price(price), quantity: here().map(|o| o.open).sum(), orders: here().count() as u32 }
-    }
-
-    /// The order of a side that trades first.
-    fn first(&self, side: Side) -> Option<usize> {
-        let priority = |i: &usize| {
-            let o = &self.resting[*i];
-            let price = if side == Side::Buy { u64::MAX - o.price } else { o.price };
-            (price, o.rank)
-        };
-        (0..self.resting.len()).filter(|i| self.resting[*i].side == side).min_by_key(priority)
-    }
-
-    /// All orders of a side, in the order in which they would trade.
-    fn in_priority(&self, side: Side) -> Vec<Resting> {
-        let mut orders: Vec<_> = self.resting.iter().filter(|o| o.side == side).copied().collect();
-        orders.sort_by_key(|o| (if side == Side::Buy { u64::MAX - o.price } else { o.price }, o.rank));
-        orders
-    }
-
-    fn update(o: &Resting, cause: Cause, status: OrderStatus, reason: Option<Reason>) -> OrderUpdate {
-        OrderUpdate {
-            cause,
-            order_id: o.order_id,
-            user: o.user,
-            side: o.side,
-            order_type: OrderType::Limit,
-            time_in_force: Tif::Gtc,
-            price: Some(Price(o.price)),
-            quantity: Quantity(o.quantity),
-            open: Quantity(if status.is_open() { o.open } else { 0 }),
-            filled: Quantity(o.filled),
-            status,
-            reason,
-            left: None,
-            joined: None,
+    /// Applies one record.
+    pub fn apply(&mut self, command: &Command) -> Said {
+        let mut said = Said::new();
+        let refused = |command, reason| (OutputBody::Refused { command, user: None, order_id: None, reason }, true);
+        match command {
+            Command::Add(order) => self.add(order, &mut said),
+            Command::Cancel { user, order_id } => self.cancel((*user, *order_id), &mut said),
+            Command::Replace { user, order_id, price, quantity } => {
+                self.replace((*user, *order_id), *price, *quantity, &mut said);
+            }
+            Command::CancelAll { user, .. } => self.cancel_all(*user, &mut said),
+            Command::List { .. } => said.push(refused(CommandKind::List, Reason::SymbolExists)),
+            Command::Halt { .. } if self.halted => said.push(refused(CommandKind::Halt, Reason::AlreadyHalted)),
+            Command::Halt { .. } => {
+                self.halted = true;
+                said.push((OutputBody::Halted, true));
+            }
+            Command::Resume { .. } if !self.halted => said.push(refused(CommandKind::Resume, Reason::NotHalted)),
+            Command::Resume { .. } => {
+                self.halted = false;
+                said.push((OutputBody::Resumed, true));
+            }
+            Command::Rules { version, .. } if (1..=RULES_VERSION).contains(version) => {
+                self.rules_version = *version;
+                said.push((OutputBody::RulesSet { version: *version }, true));
+            }
+            Command::Rules { .. } => said.push(refused(CommandKind::Rules, Reason::RulesVersionUnknown)),
+            Command::Session { .. } => said.push((OutputBody::SessionEnded, true)),
+            Command::Tick { .. } | Command::Fence { .. } => {}
         }
+        said
     }
 
-    /// Ends a resting order and says so.
-    fn end(&mut self, at: usize, cause: Cause, reason: Reason, answer: bool) {
-        let o = self.resting.remove(at);
-        self.finish(o.user, o.order_id);
-        let mut update = Self::update(&o, cause, OrderStatus::Canceled, Some(reason));
-        update.left = Some(self.level(o.side, o.price));
-        self.say(OutputBody::Order(update), answer);
+    fn queues(&self, side: Side) -> &BTreeMap<Price, Vec<NaiveOrder>> {
+        if side == Side::Buy { &self.bids } else { &self.asks }
     }
 
-    fn cancel(&mut self, user: UserId, order_id: OrderId) {
-        match self.find(user, order_id) {
-            Some(at) => self.end(at, Cause::Canceled, Reason::CanceledByUser, true),
-            None => self.refuse(CommandKind::Cancel, Some((user, order_id)), Reason::UnknownOrder),
+    fn queues_mut(&mut self, side: Side) -> &mut BTreeMap<Price, Vec<NaiveOrder>> {
+        if side == Side::Buy { &mut self.bids } else { &mut self.asks }
+    }
+
+    fn level(&self, side: Side, price: Price) -> Level {
+        let queue = self.queues(side).get(&price).map_or(&[][..], Vec::as_slice);
+        Level { price, quantity: queue.iter().map(|o| o.open).sum(), orders: queue.len() as u32 }
+    }
+
+    fn best_price(&self, side: Side) -> Option<Price> {
+        let queues = self.queues(side);
+        let best = if side == Side::Buy { queues.keys().next_back() } else { queues.keys().next() };
+        best.copied()
+    }
+
+    fn finish(&mut self, id: Id) {
+        if self.finished.len() == FINISHED_MAX
+            && let Some(oldest) = self.finished.pop_front()
+        {
+            self.is_finished.remove(&oldest);
         }
+        self.finished.push_back(id);
+        self.is_finished.insert(id);
     }
 
-    fn cancel_all(&mut self, user: UserId) {
-        let mut count = 0;
-        loop {
-            let mine = (0..self.resting.len()).filter(|i| self.resting[*i].user == user);
-            let Some(at) = mine.min_by_key(|i| self.resting[*i].rank) else { break };
-            self.end(at, Cause::Canceled, Reason::CancelAll, false);
-            count += 1;
+    fn find(&self, id: Id) -> Option<NaiveOrder> {
+        let (side, price) = self.places.get(&id)?;
+        self.queues(*side).get(price)?.iter().find(|o| (o.user, o.order_id) == id).copied()
+    }
+
+    /// Puts an order at the end of its price's queue; gives the level afterwards.
+    fn join(&mut self, mut order: NaiveOrder) -> Level {
+        order.rank = self.next_rank;
+        self.next_rank += 1;
+        self.places.insert((order.user, order.order_id), (order.side, order.price));
+        self.queues_mut(order.side).entry(order.price).or_default().push(order);
+        self.level(order.side, order.price)
+    }
+
+    /// Takes an order out of its queue; gives the level afterwards.
+    fn leave(&mut self, order: &NaiveOrder) -> Level {
+        self.places.remove(&(order.user, order.order_id));
+        let queues = self.queues_mut(order.side);
+        if let Some(queue) = queues.get_mut(&order.price) {
+            queue.retain(|o| o.rank != order.rank);
+            if queue.is_empty() {
+                queues.remove(&order.price);
+            }
         }
-        self.say(OutputBody::AllCanceled { user, count }, true);
+        self.level(order.side, order.price)
+    }
+
+    /// Writes an order's new amounts where it stands; gives the level afterwards.
+    fn amend(&mut self, order: &NaiveOrder) -> Level {
+        if let Some(queue) = self.queues_mut(order.side).get_mut(&order.price) {
+            for o in queue.iter_mut().filter(|o| o.rank == order.rank) {
+                *o = *order;
+            }
+        }
+        self.level(order.side, order.price)
+    }
+
+    fn add(&mut self, order: &NewOrder, said: &mut Said) {
+        let id = (order.user, order.order_id);
+        if self.places.contains_key(&id) || self.is_finished.contains(&id) {
+            said.push(refused(CommandKind::Add, id, Reason::DuplicateOrder));
+            return;
+        }
+        let mut answer = arriving(order);
+        let mut taker = self.taker(order);
+        if let Err(reason) = self.check(order) {
+            (answer.status, answer.reason) = (OrderStatus::Rejected, Some(reason));
+        } else if order.time_in_force == TimeInForce::Fok && !self.fills_whole(&taker) {
+            (answer.status, answer.reason) = (OrderStatus::Canceled, Some(Reason::FokNotFillable));
+        } else {
+            let end = self.trade(&mut taker, said);
+            answer.filled = Quantity(taker.filled);
+            (answer.status, answer.reason) = outcome(end, &taker, order);
+        }
+        if answer.status.is_open() {
+            answer.open = Quantity(taker.open);
+            answer.joined = Some(self.join(NaiveOrder {
+                order_id: order.order_id,
+                user: order.user,
+                side: order.side,
+                price: taker.limit,
+                quantity: order.quantity.0,
+                open: taker.open,
+                filled: taker.filled,
+                post_only: order.post_only,
+                self_trade: order.self_trade,
+                rank: 0,
+            }));
+        } else {
+            self.finish(id);
+        }
+        said.push((OutputBody::Order(answer), true));
     }
 
     fn check(&self, order: &NewOrder) -> Result<(), Reason> {
         if self.halted {
             return Err(Reason::SymbolHalted);
         }
-        let later = matches!(order.kind, OrderKind::Stop { .. } | OrderKind::StopLimit { .. })
-            || matches!(order.time_in_force, TimeInForce::Day | TimeInForce::Gtd { .. })
-            || order.all_or_none
-            || order.display_quantity.is_some();
-        if later {
+        let is_stop = order.kind.stop_price().is_some();
+        let expires = matches!(order.time_in_force, TimeInForce::Day | TimeInForce::Gtd { .. });
+        if is_stop || expires || order.all_or_none || order.display_quantity.is_some() {
             return Err(Reason::NotSupported);
         }
         if order.post_only && (order.kind == OrderKind::Market || order.time_in_force != TimeInForce::Gtc) {
             return Err(Reason::InvalidCombination);
         }
         self.instrument.check_quantity(order.quantity)?;
-        if let OrderKind::Limit { price } = order.kind {
-            self.instrument.check_price(price)?;
-            self.instrument.check_value(price, order.quantity)?;
-            if order.post_only && self.would_trade(order.side, price.0) {
-                return Err(Reason::PostOnlyWouldTrade);
-            }
+        let Some(price) = order.kind.limit() else { return Ok(()) };
+        self.instrument.check_price(price)?;
+        self.instrument.check_value(price, order.quantity)?;
+        if order.time_in_force == TimeInForce::Gtc && self.places.len() >= RESTING_MAX {
+            return Err(Reason::BookFull);
+        }
+        if order.post_only && self.crosses(order.side, price) {
+            return Err(Reason::PostOnlyWouldTrade);
         }
         Ok(())
     }
 
-    fn would_trade(&self, side: Side, price: u64) -> bool {
-        let first = self.first(side.opposite()).map(|at| self.resting[at].price);
-        first.is_some_and(|resting| side.crosses(Price(price), Price(resting)))
+    fn crosses(&self, side: Side, price: Price) -> bool {
+        self.best_price(side.opposite()).is_some_and(|best| side.crosses(price, best))
     }
 
-    /// Whether the taker may trade at a price.
-    fn may_trade(&self, taker: &Taker, price: u64) -> bool {
-        match (taker.limit, taker.side) {
-            (Some(limit), side) => side.crosses(Price(limit), Price(price)),
-            (None, Side::Buy) => self.instrument.limit_up.is_none_or(|up| price <= up.0),
-            (None, Side::Sell) => self.instrument.limit_down.is_none_or(|down| price >= down.0),
-        }
-    }
-
-    /// How much the taker can pay for of `wanted`.
-    fn payable(&self, taker: &Taker, wanted: u64, price: u64) -> u64 {
-        match (taker.limit, self.instrument.max_order_value) {
-            (None, Some(max)) => {
-                let affordable = (u128::from(max) - taker.spent) / u128::from(price);
-                if affordable >= u128::from(wanted) {
-                    wanted
-                } else {
-                    affordable as u64 / self.instrument.lot_size * self.instrument.lot_size
-                }
-            }
-            _ => wanted,
-        }
-    }
-
-    fn add(&mut self, order: &NewOrder) {
-        let (user, order_id) = (order.user, order.order_id);
-        if self.find(user, order_id).is_some() || self.finished.contains(&(user, order_id)) {
-            self.refuse(CommandKind::Add, Some((user, order_id)), Reason::DuplicateOrder);
-            return;
-        }
-        if let Err(reason) = self.check(order) {
-            self.finish(user, order_id);
-            self.answer(order, OrderStatus::Rejected, Some(reason), 0, 0, None);
-            return;
-        }
-        let limit = order.kind.limit().map(|p| p.0);
-        let (side, self_trade, open) = (order.side, order.self_trade, order.quantity.0);
-        let mut taker = Taker { user, order_id, side, limit, self_trade, open, filled: 0, spent: 0 };
-        if order.time_in_force == TimeInForce::Fok && !self.is_fillable(&taker) {
-            self.finish(user, order_id);
-            self.answer(order, OrderStatus::Canceled, Some(Reason::FokNotFillable), 0, 0, None);
-            return;
-        }
-        let end = self.trade(&mut taker);
-        let ended = match end {
-            End::Filled => Some((OrderStatus::Filled, None)),
-            End::SelfTrade => Some((OrderStatus::Canceled, Some(Reason::SelfTrade))),
-            End::Value => Some((OrderStatus::Canceled, Some(Reason::OrderValueAboveMax))),
-            End::NothingLeft if limit.is_none() => Some((OrderStatus::Canceled, Some(Reason::NoLiquidity))),
-            End::NothingLeft if order.time_in_force != TimeInForce::Gtc => {
-                Some((OrderStatus::Canceled, Some(Reason::IocRemainder)))
-            }
-            End::NothingLeft => None,
+    fn taker(&self, order: &NewOrder) -> Taker {
+        let bound = match order.side {
+            Side::Buy => self.instrument.limit_up.unwrap_or(Price::MAX),
+            Side::Sell => self.instrument.limit_down.unwrap_or(Price(0)),
         };
-        match ended {
-            Some((status, reason)) => {
-                self.finish(user, order_id);
-                self.answer(order, status, reason, 0, taker.filled, None);
-            }
-            None => {
-                let price = limit.unwrap_or_default();
-                self.rest(Resting {
-                    user,
-                    order_id,
-                    side,
-                    price,
-                    quantity: order.quantity.0,
-                    open: taker.open,
-                    filled: taker.filled,
-                    self_trade,
-                    post_only: order.post_only,
-                    rank: 0,
-                });
-                let status = if taker.filled == 0 { OrderStatus::New } else { OrderStatus::PartiallyFilled };
-                self.answer(order, status, None, taker.open, taker.filled, Some(self.level(side, price)));
-            }
-        }
-    }
-
-    fn answer(
-        &mut self,
-        order: &NewOrder,
-        status: OrderStatus,
-        reason: Option<Reason>,
-        open: u64,
-        filled: u64,
-        joined: Option<Level>,
-    ) {
-        let order_type = match order.kind {
-            OrderKind::Market => OrderType::Market,
-            OrderKind::Limit { .. } => OrderType::Limit,
-            OrderKind::Stop { .. } => OrderType::Stop,
-            OrderKind::StopLimit { .. } => OrderType::StopLimit,
-        };
-        let time_in_force = match order.time_in_force {
-            TimeInForce::Gtc => Tif::Gtc,
-            TimeInForce::Ioc => Tif::Ioc,
-            TimeInForce::Fok => Tif::Fok,
-            TimeInForce::Day => Tif::Day,
-            TimeInForce::Gtd { .. } => Tif::Gtd,
-        };
-        let update = OrderUpdate {
-            cause: Cause::Added,
-            order_id: order.order_id,
-            user: order.user,
+        Taker {
+            id: (order.user, order.order_id),
             side: order.side,
-            order_type,
-            time_in_force,
-            price: order.kind.limit(),
-            quantity: order.quantity,
-            open: Quantity(open),
-            filled: Quantity(filled),
-            status,
-            reason,
-            left: None,
-            joined,
-        };
-        self.say(OutputBody::Order(update), true);
-    }
-
-    fn rest(&mut self, mut order: Resting) {
-        order.rank = self.next_rank;
-        self.next_rank += 1;
-        self.resting.push(order);
-    }
-
-    fn is_fillable(&self, taker: &Taker) -> bool {
-        let mut trial = Taker { spent: 0, ..*taker };
-        for maker in self.in_priority(taker.side.opposite()) {
-            if trial.open == 0 || !self.may_trade(&trial, maker.price) {
-                break;
-            }
-            let own = maker.user == taker.user && taker.self_trade != SelfTrade::None;
-            match taker.self_trade {
-                SelfTrade::CancelOldest if own => continue,
-                _ if own => break,
-                _ => {}
-            }
-            let wanted = trial.open.min(maker.open);
-            let traded = self.payable(&trial, wanted, maker.price);
-            trial.open -= traded;
-            trial.spent += u128::from(maker.price) * u128::from(traded);
-            if traded < wanted {
-                break;
-            }
+            limit: order.kind.limit().unwrap_or(bound),
+            self_trade: order.self_trade,
+            open: order.quantity.0,
+            filled: 0,
+            budget: self.instrument.max_order_value.filter(|_| order.kind == OrderKind::Market).map(u128::from),
         }
-        trial.open == 0
     }
 
-    fn trade(&mut self, taker: &mut Taker) -> End {
+    /// A fill-or-kill order is tried on a copy of the book.
+    fn fills_whole(&self, taker: &Taker) -> bool {
+        let (mut copy, mut taker) = (self.clone(), *taker);
+        let wanted = taker.open;
+        copy.trade(&mut taker, &mut Said::new());
+        taker.filled == wanted
+    }
+
+    fn trade(&mut self, taker: &mut Taker, said: &mut Said) -> End {
+        let against = taker.side.opposite();
         while taker.open > 0 {
-            let Some(at) = self.first(taker.side.opposite()) else { return End::NothingLeft };
-            let maker = self.resting[at];
-            if !self.may_trade(taker, maker.price) {
-                return End::NothingLeft;
-            }
-            if maker.user == taker.user && taker.self_trade != SelfTrade::None {
-                if self.meet_own(at, taker) {
+            let best = self.best_price(against).filter(|best| taker.side.crosses(taker.limit, *best));
+            let Some(price) = best else { return End::NothingLeft };
+            let mut maker = self.queues(against)[&price][0];
+            if maker.user == taker.id.0 && taker.self_trade != SelfTrade::None {
+                if self.meet_own(maker, taker, said) {
                     return End::SelfTrade;
                 }
                 continue;
             }
-            let quantity = self.payable(taker, taker.open.min(maker.open), maker.price);
-            if quantity == 0 {
-                return End::Value;
+            let mut quantity = taker.open.min(maker.open);
+            if let Some(budget) = &mut taker.budget {
+                let affordable = u64::try_from(*budget / u128::from(price.0)).unwrap_or(u64::MAX);
+                if affordable < quantity {
+                    quantity = affordable / self.instrument.lot_size * self.instrument.lot_size;
+                }
+                *budget -= price.value_of(Quantity(quantity));
             }
-            self.fill(at, taker, quantity);
+            if quantity == 0 {
+                return End::TooDear;
+            }
+            taker.open -= quantity;
+            taker.filled += quantity;
+            maker.open -= quantity;
+            maker.filled += quantity;
+            let level = if maker.open == 0 { self.end(&maker) } else { self.amend(&maker) };
+            self.last_trade = Some((price, Quantity(quantity)));
+            said.push((OutputBody::Trade(trade_of(&maker, taker, quantity, level)), false));
         }
         End::Filled
     }
 
-    fn fill(&mut self, at: usize, taker: &mut Taker, quantity: u64) {
-        self.resting[at].open -= quantity;
-        self.resting[at].filled += quantity;
-        taker.open -= quantity;
-        taker.filled += quantity;
-        let maker = self.resting[at];
-        taker.spent += u128::from(maker.price) * u128::from(quantity);
-        if maker.open == 0 {
-            self.resting.remove(at);
-            self.finish(maker.user, maker.order_id);
-        }
-        let party =
-            |order_id, user, open, filled| Party { order_id, user, open: Quantity(open), filled: Quantity(filled) };
-        let trade = Trade {
-            price: Price(maker.price),
-            quantity: Quantity(quantity),
-            maker_side: maker.side,
-            maker: party(maker.order_id, maker.user, maker.open, maker.filled),
-            taker: party(taker.order_id, taker.user, taker.open, taker.filled),
-            level: self.level(maker.side, maker.price),
-        };
-        self.say(OutputBody::Trade(trade), false);
+    /// Takes an order out for good.
+    fn end(&mut self, order: &NaiveOrder) -> Level {
+        let level = self.leave(order);
+        self.finish((order.user, order.order_id));
+        level
     }
 
-    /// Whether the taker stops.
-    fn meet_own(&mut self, at: usize, taker: &mut Taker) -> bool {
-        match taker.self_trade {
-            SelfTrade::CancelNewest => true,
-            SelfTrade::CancelOldest => {
-                self.end(at, Cause::Canceled, Reason::SelfTrade, false);
-                false
-            }
-            SelfTrade::CancelBoth => {
-                self.end(at, Cause::Canceled, Reason::SelfTrade, false);
-                true
-            }
-            SelfTrade::Decrement | SelfTrade::None => {
-                let less = taker.open.min(self.resting[at].open);
+    /// Self-trade prevention; whether the incoming order stops.
+    fn meet_own(&mut self, mut maker: NaiveOrder, taker: &mut Taker, said: &mut Said) -> bool {
+        let (cancel_maker, stop) = match taker.self_trade {
+            SelfTrade::CancelNewest => (false, true),
+            SelfTrade::CancelOldest => (true, false),
+            SelfTrade::CancelBoth => (true, true),
+            SelfTrade::Decrement => {
+                let less = taker.open.min(maker.open);
                 taker.open -= less;
-                if self.resting[at].open == less {
-                    self.end(at, Cause::Canceled, Reason::SelfTrade, false);
-                } else {
-                    self.resting[at].open -= less;
-                    let o = self.resting[at];
-                    let status = if o.filled == 0 { OrderStatus::New } else { OrderStatus::PartiallyFilled };
-                    let mut update = Self::update(&o, Cause::Reduced, status, Some(Reason::SelfTrade));
-                    update.left = Some(self.level(o.side, o.price));
-                    self.say(OutputBody::Order(update), false);
+                maker.open -= less;
+                if maker.open > 0 {
+                    let left = self.amend(&maker);
+                    let mut update = resting(&maker, Cause::Reduced, Some(Reason::SelfTrade));
+                    update.left = Some(left);
+                    said.push((OutputBody::Order(update), false));
                 }
-                taker.open == 0
+                (maker.open == 0, taker.open == 0)
             }
+            SelfTrade::None => (false, false),
+        };
+        if cancel_maker {
+            let left = self.end(&maker);
+            said.push((OutputBody::Order(ended(&maker, Cause::Canceled, Reason::SelfTrade, left)), false));
         }
+        stop
     }
 
-    fn replace(&mut self, user: UserId, order_id: OrderId, price: Option<u64>, quantity: Option<u64>) {
-        let who = Some((user, order_id));
-        let Some(at) = self.find(user, order_id) else {
-            return self.refuse(CommandKind::Replace, who, Reason::UnknownOrder);
+    fn cancel(&mut self, id: Id, said: &mut Said) {
+        let Some(order) = self.find(id) else {
+            said.push(refused(CommandKind::Cancel, id, Reason::UnknownOrder));
+            return;
         };
-        let old = self.resting[at];
-        let (price, total) = (price.unwrap_or(old.price), quantity.unwrap_or(old.quantity));
-        let done = old.quantity - old.open;
-        if let Err(reason) = self.check_replace(&old, price, total, done) {
-            return self.refuse(CommandKind::Replace, who, reason);
+        let left = self.end(&order);
+        said.push((OutputBody::Order(ended(&order, Cause::Canceled, Reason::CanceledByUser, left)), true));
+    }
+
+    fn cancel_all(&mut self, user: UserId, said: &mut Said) {
+        let own: Vec<NaiveOrder> = self.open_orders().into_iter().filter(|o| o.user == user).collect();
+        for order in &own {
+            let left = self.end(order);
+            said.push((OutputBody::Order(ended(order, Cause::Canceled, Reason::CancelAll, left)), false));
         }
-        let open = total.saturating_sub(done);
-        if open == 0 {
-            return self.end(at, Cause::Replaced, Reason::ReplacedBelowFilled, true);
-        }
-        let open_status = |filled| if filled == 0 { OrderStatus::New } else { OrderStatus::PartiallyFilled };
-        if price == old.price && open <= old.open {
-            self.resting[at].quantity = total;
-            self.resting[at].open = open;
-            let mut update = Self::update(&self.resting[at], Cause::Replaced, open_status(old.filled), None);
-            update.left = (open < old.open).then(|| self.level(old.side, old.price));
-            return self.say(OutputBody::Order(update), true);
-        }
-        self.resting.remove(at);
-        let left = Some(self.level(old.side, old.price));
-        let Resting { side, self_trade, filled, .. } = old;
-        let mut taker = Taker { user, order_id, side, limit: Some(price), self_trade, open, filled, spent: 0 };
-        let end = self.trade(&mut taker);
-        let moved = Resting { price, quantity: total, open: taker.open, filled: taker.filled, ..old };
-        let (status, reason) = match end {
-            End::Filled => (OrderStatus::Filled, None),
-            End::SelfTrade => (OrderStatus::Canceled, Some(Reason::SelfTrade)),
-            End::NothingLeft | End::Value => (open_status(taker.filled), None),
+        said.push((OutputBody::AllCanceled { user, count: own.len() as u32 }, true));
+    }
+
+    fn replace(&mut self, id: Id, price: Option<Price>, quantity: Option<Quantity>, said: &mut Said) {
+        let Some(order) = self.find(id) else {
+            said.push(refused(CommandKind::Replace, id, Reason::UnknownOrder));
+            return;
         };
-        let mut update = Self::update(&moved, Cause::Replaced, status, reason);
-        update.left = left;
-        if status.is_open() {
-            self.rest(moved);
-            update.joined = Some(self.level(side, price));
+        // Filled, or canceled by self-trade prevention: not to be had again.
+        let done = order.quantity - order.open;
+        let wanted = NaiveOrder {
+            price: price.unwrap_or(order.price),
+            quantity: quantity.map_or(order.quantity, |q| q.0),
+            open: quantity.map_or(order.quantity, |q| q.0).saturating_sub(done),
+            ..order
+        };
+        let keeps_place = wanted.price == order.price && wanted.quantity <= order.quantity;
+        if let Err(reason) = self.check_replace(&order, &wanted, keeps_place) {
+            said.push(refused(CommandKind::Replace, id, reason));
+        } else if wanted.open == 0 {
+            let left = self.end(&order);
+            said.push((OutputBody::Order(ended(&order, Cause::Replaced, Reason::ReplacedBelowFilled, left)), true));
+        } else if keeps_place {
+            let level = self.amend(&wanted);
+            let mut update = resting(&wanted, Cause::Replaced, None);
+            update.left = (wanted.quantity < order.quantity).then_some(level);
+            said.push((OutputBody::Order(update), true));
         } else {
-            self.finish(user, order_id);
+            self.move_to(&order, wanted, said);
         }
-        self.say(OutputBody::Order(update), true);
     }
 
-    fn check_replace(&self, old: &Resting, price: u64, total: u64, done: u64) -> Result<(), Reason> {
+    fn check_replace(&self, order: &NaiveOrder, wanted: &NaiveOrder, keeps_place: bool) -> Result<(), Reason> {
         if self.halted {
             return Err(Reason::SymbolHalted);
         }
-        if total > Quantity::MAX.0 {
+        if wanted.quantity > Quantity::MAX.0 {
             return Err(Reason::InvalidQuantity);
         }
-        if total <= done {
+        if wanted.open == 0 {
             return Ok(());
         }
-        if total != old.quantity {
-            self.instrument.check_quantity(Quantity(total))?;
+        if wanted.quantity != order.quantity {
+            self.instrument.check_quantity(Quantity(wanted.quantity))?;
         }
-        if price != old.price {
-            self.instrument.check_price(Price(price))?;
+        if wanted.price != order.price {
+            self.instrument.check_price(wanted.price)?;
         }
-        if price != old.price || total != old.quantity {
-            self.instrument.check_value(Price(price), Quantity(total))?;
+        if (wanted.price, wanted.quantity) != (order.price, order.quantity) {
+            self.instrument.check_value(wanted.price, Quantity(wanted.quantity))?;
         }
-        let moves = price != old.price || total - done > old.open;
-        if moves && old.post_only && self.would_trade(old.side, price) {
+        if !keeps_place && order.post_only && self.crosses(order.side, wanted.price) {
             return Err(Reason::PostOnlyWouldTrade);
         }
         Ok(())
+    }
+
+    /// Leaves the queue, trades if it crosses, and joins the new queue with what is left.
+    fn move_to(&mut self, order: &NaiveOrder, mut wanted: NaiveOrder, said: &mut Said) {
+        let left = self.leave(order);
+        let mut taker = Taker {
+            id: (order.user, order.order_id),
+            side: order.side,
+            limit: wanted.price,
+            self_trade: order.self_trade,
+            open: wanted.open,
+            filled: order.filled,
+            budget: None,
+        };
+        let end = self.trade(&mut taker, said);
+        (wanted.open, wanted.filled) = (taker.open, taker.filled);
+        let mut update = match end {
+            End::NothingLeft | End::TooDear => resting(&wanted, Cause::Replaced, None),
+            End::Filled | End::SelfTrade => {
+                self.finish(taker.id);
+                let mut update = ended(&wanted, Cause::Replaced, Reason::SelfTrade, left);
+                if end == End::Filled {
+                    (update.status, update.reason) = (OrderStatus::Filled, None);
+                }
+                update
+            }
+        };
+        update.left = Some(left);
+        if update.status.is_open() {
+            update.joined = Some(self.join(wanted));
+        }
+        said.push((OutputBody::Order(update), true));
+    }
+}
+
+/// What becomes of an order that was let in.
+fn outcome(end: End, taker: &Taker, order: &NewOrder) -> (OrderStatus, Option<Reason>) {
+    let canceled = |reason| (OrderStatus::Canceled, Some(reason));
+    match end {
+        End::Filled => (OrderStatus::Filled, None),
+        End::SelfTrade => canceled(Reason::SelfTrade),
+        End::TooDear => canceled(Reason::OrderValueAboveMax),
+        End::NothingLeft if order.kind == OrderKind::Market => canceled(Reason::NoLiquidity),
+        End::NothingLeft if order.time_in_force != TimeInForce::Gtc => canceled(Reason::IocRemainder),
+        End::NothingLeft if taker.filled > 0 => (OrderStatus::PartiallyFilled, None),
+        End::NothingLeft => (OrderStatus::New, None),
+    }
+}
+
+fn refused(command: CommandKind, (user, order_id): Id, reason: Reason) -> (OutputBody, bool) {
+    (OutputBody::Refused { command, user: Some(user), order_id: Some(order_id), reason }, true)
+}
+
+fn trade_of(maker: &NaiveOrder, taker: &Taker, quantity: u64, level: Level) -> Trade {
+    let (user, order_id) = taker.id;
+    Trade {
+        price: maker.price,
+        quantity: Quantity(quantity),
+        maker_side: maker.side,
+        maker: Party {
+            order_id: maker.order_id,
+            user: maker.user,
+            open: Quantity(maker.open),
+            filled: Quantity(maker.filled),
+        },
+        taker: Party { order_id, user, open: Quantity(taker.open), filled: Quantity(taker.filled) },
+        level,
+    }
+}
+
+/// What is said of an order that goes on resting.
+fn resting(order: &NaiveOrder, cause: Cause, reason: Option<Reason>) -> OrderUpdate {
+    OrderUpdate {
+        cause,
+        order_id: order.order_id,
+        user: order.user,
+        side: order.side,
+        order_type: OrderType::Limit,
+        time_in_force: Tif::Gtc,
+        price: Some(order.price),
+        quantity: Quantity(order.quantity),
+        open: Quantity(order.open),
+        filled: Quantity(order.filled),
+        status: if order.filled == 0 { OrderStatus::New } else { OrderStatus::PartiallyFilled },
+        reason,
+        left: None,
+        joined: None,
+    }
+}
+
+/// What is said of an order that ends as CANCELED.
+fn ended(order: &NaiveOrder, cause: Cause, reason: Reason, left: Level) -> OrderUpdate {
+    let update = resting(order, cause, Some(reason));
+    OrderUpdate { open: Quantity::ZERO, status: OrderStatus::Canceled, left: Some(left), ..update }
+}
+
+/// What is said of an incoming order before anything happened to it.
+fn arriving(order: &NewOrder) -> OrderUpdate {
+    let order_type = match order.kind {
+        OrderKind::Market => OrderType::Market,
+        OrderKind::Limit { .. } => OrderType::Limit,
+        OrderKind::Stop { .. } => OrderType::Stop,
+        OrderKind::StopLimit { .. } => OrderType::StopLimit,
+    };
+    let time_in_force = match order.time_in_force {
+        TimeInForce::Gtc => Tif::Gtc,
+        TimeInForce::Ioc => Tif::Ioc,
+        TimeInForce::Fok => Tif::Fok,
+        TimeInForce::Day => Tif::Day,
+        TimeInForce::Gtd { .. } => Tif::Gtd,
+    };
+    OrderUpdate {
+        cause: Cause::Added,
+        order_id: order.order_id,
+        user: order.user,
+        side: order.side,
+        order_type,
+        time_in_force,
+        price: order.kind.limit(),
+        quantity: order.quantity,
+        open: Quantity::ZERO,
+        filled: Quantity::ZERO,
+        status: OrderStatus::Rejected,
+        reason: None,
+        left: None,
+        joined: None,
     }
 }
