@@ -76,6 +76,12 @@ pub fn run(args: BaselineArgs) -> anyhow::Result<()> {
         let session = log.open_session(SessionOptions { name: "baseline".into(), queue_bytes_max: QUEUE_BYTES_MAX })?;
         let state = web::Data::new((session, args.appends));
         HttpServer::new(move || App::new().app_data(state.clone()).route("/ws", web::get().to(open)))
+            .on_connect(|connection, _| {
+                // Without it Nagle's algorithm holds an answer back until the client sends again.
+                if let Some(tcp) = connection.downcast_ref::<actix_web::rt::net::TcpStream>() {
+                    _ = tcp.set_nodelay(true);
+                }
+            })
             .bind(("127.0.0.1", args.port))?
             .run()
             .await?;

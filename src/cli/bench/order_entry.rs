@@ -116,9 +116,18 @@ async fn measure(
     let (mut tx, mut rx) = socket.split();
     let began = Instant::now() + Duration::from_millis(50);
     let due = move |n: u64| began + Duration::from_nanos(n * 1_000_000_000 / rate);
-    let sender = tokio::spawn(async move {
+    let (clock, mut ticks) = tokio::sync::mpsc::unbounded_channel();
+    // A thread of its own keeps the schedule: the runtime's timer is only good to a millisecond.
+    std::thread::spawn(move || {
         for n in 0..orders {
-            tokio::time::sleep_until(due(n).into()).await;
+            std::thread::sleep(due(n).saturating_duration_since(Instant::now()));
+            if clock.send(n).is_err() {
+                return;
+            }
+        }
+    });
+    let sender = tokio::spawn(async move {
+        while let Some(n) = ticks.recv().await {
             tx.send(Message::text(make(n))).await?;
         }
         Ok::<_, anyhow::Error>(tx)
