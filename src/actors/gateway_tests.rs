@@ -16,6 +16,7 @@ use super::router::{Refusal, Submit};
 use super::toy::{Toy, id, user};
 use crate::domain::command::NewOrder;
 use crate::domain::control::Authority;
+use crate::domain::output::Level;
 use crate::domain::{
     Command, Micros, NodeId, Offset, OrderKind, OrderStatus, Origin, Output, Price, Quantity, Reason, SelfTrade, Seq,
     Side, Symbol, TimeInForce,
@@ -394,9 +395,11 @@ async fn depth_is_a_snapshot_and_deltas_without_a_gap_while_orders_stream_in() {
         }
     }
     let last = toy.out.seqs().last.0;
-    let book: Vec<_> = [Side::Buy, Side::Sell].map(|s| toy.levels(s)).concat();
-    let book: std::collections::BTreeMap<_, _> =
-        book.iter().map(|l| (l.price.to_decimal(2).parse::<f64>().unwrap().to_string(), l.quantity)).collect();
+    let price = |l: &Level| l.price.to_decimal(2).parse::<f64>().unwrap().to_string();
+    let mut book = std::collections::BTreeMap::new();
+    for (name, side) in [("bids", Side::Buy), ("asks", Side::Sell)] {
+        book.extend(toy.levels(side).iter().map(|l| ((name, price(l)), l.quantity)));
+    }
     for sink in sinks {
         let is_done = |got: &[Push]| market(got, "DEPTH").last().is_some_and(|d| d["seq"] == last);
         let got = sink.until(is_done).await;
@@ -409,10 +412,11 @@ async fn depth_is_a_snapshot_and_deltas_without_a_gap_while_orders_stream_in() {
             }
             for side in ["bids", "asks"] {
                 for level in message[side].as_array().unwrap() {
-                    let price = level[0].as_f64().unwrap().to_string();
+                    // By side: a price may leave one side and join the other within one delta.
+                    let place = (side, level[0].as_f64().unwrap().to_string());
                     match level[1].as_u64().unwrap() {
-                        0 => _ = mine.remove(&price),
-                        quantity => _ = mine.insert(price, quantity),
+                        0 => _ = mine.remove(&place),
+                        quantity => _ = mine.insert(place, quantity),
                     }
                 }
             }
