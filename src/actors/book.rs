@@ -272,7 +272,12 @@ impl BookActor {
                     tracing::error!(symbol = %self.symbol, "replica must be restored");
                     ctx.stop();
                 }
-                other => tracing::warn!(symbol = %self.symbol, effect = ?other, "effect has no receiver on one node"),
+                Effect::Alarm { epoch, mine, theirs } => {
+                    metrics::counter!("hotbook_invariant_violations_total", "id" => "MG2").increment(1);
+                    tracing::error!(symbol = %self.symbol, %epoch, ?mine, ?theirs, "two owners disagree at a fence");
+                }
+                // Nobody fences in this version, so nobody waits for a Sealed.
+                Effect::Seal(sealed) => tracing::warn!(symbol = %self.symbol, ?sealed, "nobody waits for this"),
             }
         }
         self.effects = effects;
