@@ -114,6 +114,55 @@ async fn a_restart_finds_every_book_as_it_was() {
 }
 
 #[actix_web::test]
+async fn a_damaged_snapshot_is_skipped_and_nothing_is_missing() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(config(folder.path())).await;
+    exchange.list(symbol("AAA"), plain()).await.unwrap();
+    for n in 0..60 {
+        let side = if n % 2 == 0 { Side::Buy } else { Side::Sell };
+        send(&exchange, "AAA", &Command::Add(order(&format!("o{n}"), side, 100 + n % 7, 1 + n % 5))).await;
+        if n % 20 == 0 {
+            exchange.snapshot(symbol("AAA")).await.unwrap();
+        }
+    }
+    let digest = |e: &Exchange| e.directory().get(&symbol("AAA")).unwrap().state_digest();
+    let before = digest(&exchange);
+    exchange.shutdown().await;
+    drop(exchange);
+    // The newest, then both that are kept: then the book is born again from the log.
+    for damaged in 1..=2 {
+        let files = std::fs::read_dir(folder.path().join("snapshots/AAA")).unwrap();
+        let mut files: Vec<_> = files.map(|f| f.unwrap().path()).collect();
+        files.sort();
+        assert_eq!(files.len(), 2, "the newest two are kept");
+        for file in files.iter().rev().take(damaged) {
+            let mut bytes = std::fs::read(file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x10;
+            std::fs::write(file, bytes).unwrap();
+        }
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(folder.path(), copy.path());
+        let exchange = start(config(copy.path())).await;
+        assert_eq!(digest(&exchange), before, "{damaged} damaged");
+        exchange.shutdown().await;
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let to = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_folder(&entry.path(), &to)
+        } else {
+            _ = std::fs::copy(entry.path(), to).unwrap()
+        }
+    }
+}
+
+#[actix_web::test]
 async fn one_books_panic_does_not_stop_another() {
     let folder = tempfile::tempdir().unwrap();
     let exchange = start(ExchangeConfig { book_threads_per_node: 1, ..config(folder.path()) }).await;
