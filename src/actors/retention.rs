@@ -114,3 +114,61 @@ impl Retention {
         Ok(old.map_or_else(Vec::new, |(_, ends)| ends.clone()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::super::catalogue::Entry;
+    use super::*;
+    use crate::domain::{Epoch, NodeId};
+    use crate::ports::log::embedded::EmbeddedLog;
+    use crate::ports::log::{NewRecord, Session, SessionOptions};
+    use crate::ports::snapshots::SnapshotKey;
+    use crate::ports::snapshots::folder::FolderSnapshots;
+
+    const ORDERS: TopicPartition = TopicPartition { topic: Topic::Orders, partition: 0 };
+
+    fn record(to: TopicPartition) -> NewRecord {
+        NewRecord { to, key: Bytes::from_static(b"A"), header: Bytes::new(), value: Bytes::from_static(b"x") }
+    }
+
+    async fn save(retention: &Retention, store: &FolderSnapshots, symbol: &str, offset: u64) {
+        let symbol = Symbol::new(symbol).unwrap();
+        let key = SnapshotKey { symbol, offset: Offset(offset), epoch: Epoch(0) };
+        store.put(key, Bytes::from_static(b"state")).await.unwrap();
+        retention.keep(store, &Saved { key, bytes: 5, stall_us: 0, events_position: Offset(offset) }).await;
+    }
+
+    #[tokio::test]
+    async fn only_what_no_kept_snapshot_of_any_symbol_needs_is_trimmed() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderSnapshots::open(folder.path()).unwrap();
+        let log = EmbeddedLog::ephemeral(1).unwrap();
+        let session = log.open_session(SessionOptions { name: "t".into(), queue_bytes_max: 1 << 20 }).unwrap();
+        session.append_all((0..100).map(|_| record(ORDERS)).collect()).await.unwrap();
+        let (catalogue, directory) = (Catalogue::default(), Directory::default());
+        for name in ["A", "B"] {
+            let (symbol, owner) = (Symbol::new(name).unwrap(), NodeId::new("n1").unwrap());
+            let zero = Offset(0);
+            let entry = Entry { symbol, partition: 0, owner, orders_from: zero, events_from: zero };
+            catalogue.enter(&*session as &dyn Session, entry).await.unwrap();
+        }
+        let retention = Retention::new(Duration::from_secs(3_600));
+        let trimmed = async || {
+            retention.trim(&log, &catalogue, &directory).await.unwrap();
+            log.start_offset(ORDERS).await.unwrap()
+        };
+        for offset in [10, 40, 70] {
+            save(&retention, &store, "A", offset).await;
+        }
+        assert_eq!(trimmed().await, Offset(0), "B has no snapshot yet");
+        save(&retention, &store, "B", 20).await;
+        assert_eq!(trimmed().await, Offset(0), "B has only one");
+        save(&retention, &store, "B", 90).await;
+        assert_eq!(trimmed().await, Offset(20), "the older of B's");
+        save(&retention, &store, "B", 95).await;
+        assert_eq!(trimmed().await, Offset(40), "the older of A's");
+        assert_eq!(store.list(Symbol::new("A").unwrap()).await.unwrap().len(), 2);
+    }
+}
