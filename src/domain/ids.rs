@@ -92,6 +92,19 @@ macro_rules! name {
             pub fn as_bytes(&self) -> &[u8] {
                 self.0.as_bytes()
             }
+
+            /// Its bytes, with zeros behind them up to [`Self::MAX`].
+            #[inline]
+            pub fn padded(&self) -> &[u8; Self::MAX] {
+                &self.0.bytes
+            }
+
+            /// Its length in bytes, 1 to [`Self::MAX`].
+            #[inline]
+            #[allow(clippy::len_without_is_empty)] // never empty
+            pub fn len(&self) -> usize {
+                self.0.len.into()
+            }
         }
 
         impl fmt::Display for $name {

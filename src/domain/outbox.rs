@@ -53,6 +53,8 @@ pub struct Seqs {
 const FLAG_ANSWER: u8 = 1;
 const FLAG_END: u8 = 2;
 const HEADER: usize = 56;
+/// Room for any output: a listing has at most 56 + 37 + 4 + 2 + 16 x 16 + 40 bytes, a trade 56 + 32 + 17 + 2 x 90 + 20.
+const OUTPUT_BYTES_MAX: usize = 448;
 
 const KIND_TRADE: u8 = 1;
 const KIND_ORDER: u8 = 2;
@@ -71,7 +73,11 @@ const KIND_SESSION_ENDED: u8 = 9;
 pub struct Outbox {
     seqs: Seqs,
     epoch: Epoch,
+    /// The first `used` are outputs, behind them is room.
     bytes: Vec<u8>,
+    used: usize,
+    /// Bytes to make room for at once.
+    wanted: usize,
     count: u32,
     offset: Offset,
     at: Micros,
@@ -121,16 +127,19 @@ impl Outbox {
     /// Writes a trade down.
     #[inline]
     pub fn trade(&mut self, t: &Trade) -> Seq {
-        let classes = Classes(15);
-        let start = self.header(KIND_TRADE, false, classes);
-        let b = &mut self.bytes;
-        put_u64(b, t.price.0);
-        put_u64(b, t.quantity.0);
-        b.push(t.maker_side as u8);
-        put_party(b, &t.maker);
-        put_party(b, &t.taker);
-        put_level(b, &t.level);
-        self.close(start)
+        let (start, mut w) = self.header(KIND_TRADE, false, Classes(15));
+        w.u64(t.price.0);
+        w.u64(t.quantity.0);
+        w.u8(t.maker_side as u8);
+        for party in [&t.maker, &t.taker] {
+            w.text(party.order_id.padded(), party.order_id.len());
+            w.text(party.user.padded(), party.user.len());
+            w.u64(party.open.0);
+            w.u64(party.filled.0);
+        }
+        w.level(&t.level);
+        let length = w.at;
+        self.close(start, length)
     }
 
     /// Writes an order update down.
@@ -140,10 +149,9 @@ impl Outbox {
         if o.left.is_some() || o.joined.is_some() {
             classes = classes | Classes::DEPTH;
         }
-        let start = self.header(KIND_ORDER, answer, classes);
-        let b = &mut self.bytes;
+        let (start, mut w) = self.header(KIND_ORDER, answer, classes);
         let present = u8::from(o.price.is_some()) | u8::from(o.left.is_some()) << 1 | u8::from(o.joined.is_some()) << 2;
-        b.extend_from_slice(&[
+        w.put([
             o.cause as u8,
             o.side as u8,
             o.order_type as u8,
@@ -153,18 +161,19 @@ impl Outbox {
             present,
             0,
         ]);
-        put_u64(b, o.quantity.0);
-        put_u64(b, o.open.0);
-        put_u64(b, o.filled.0);
-        put_text(b, o.order_id.as_bytes());
-        put_text(b, o.user.as_bytes());
+        w.u64(o.quantity.0);
+        w.u64(o.open.0);
+        w.u64(o.filled.0);
+        w.text(o.order_id.padded(), o.order_id.len());
+        w.text(o.user.padded(), o.user.len());
         if let Some(price) = o.price {
-            put_u64(b, price.0);
+            w.u64(price.0);
         }
         for level in [&o.left, &o.joined].into_iter().flatten() {
-            put_level(b, level);
+            w.level(level);
         }
-        self.close(start)
+        let length = w.at;
+        self.close(start, length)
     }
 
     fn rare(&mut self, body: &OutputBody, answer: bool) -> Seq {
@@ -179,27 +188,28 @@ impl Outbox {
             OutputBody::RulesSet { .. } => KIND_RULES_SET,
             OutputBody::SessionEnded => KIND_SESSION_ENDED,
         };
-        let start = self.header(kind, answer, Classes::NONE);
-        let b = &mut self.bytes;
+        let (start, mut w) = self.header(kind, answer, Classes::NONE);
         match body {
             OutputBody::Refused { command, user, order_id, reason } => {
-                b.extend_from_slice(&[*command as u8, *reason as u8]);
-                put_text(b, user.as_ref().map_or(&[], UserId::as_bytes));
-                put_text(b, order_id.as_ref().map_or(&[], OrderId::as_bytes));
+                w.put([*command as u8, *reason as u8]);
+                w.text(user.as_ref().map_or(&[0; UserId::MAX], UserId::padded), user.as_ref().map_or(0, UserId::len));
+                let id = order_id.as_ref();
+                w.text(id.map_or(&[0; OrderId::MAX], OrderId::padded), id.map_or(0, OrderId::len));
             }
             OutputBody::AllCanceled { user, count } => {
-                put_text(b, user.as_bytes());
-                put_u32(b, *count);
+                w.text(user.padded(), user.len());
+                w.u32(*count);
             }
             OutputBody::Listed { instrument, owner, rules_version } => {
-                put_text(b, owner.as_bytes());
-                put_u32(b, *rules_version);
-                put_instrument(b, instrument);
+                w.text(owner.padded(), owner.len());
+                w.u32(*rules_version);
+                w.instrument(instrument);
             }
-            OutputBody::RulesSet { version } => put_u32(b, *version),
+            OutputBody::RulesSet { version } => w.u32(*version),
             _ => {}
         }
-        self.close(start)
+        let length = w.at;
+        self.close(start, length)
     }
 
     /// Ends the outputs of one record: marks the last one.
@@ -216,7 +226,7 @@ impl Outbox {
 
     /// What was written since the last [`Self::clear`]: whole outputs, one behind the other.
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.bytes[..self.used]
     }
 
     /// How many outputs [`Self::bytes`] holds.
@@ -226,99 +236,126 @@ impl Outbox {
 
     /// Takes what was written out, without a copy; the numbering goes on.
     pub fn take(&mut self) -> Vec<u8> {
-        self.count = 0;
-        self.last = None;
+        let mut bytes = std::mem::take(&mut self.bytes);
+        bytes.truncate(self.used);
         // The next batch will need about as much.
-        let capacity = self.bytes.len();
-        std::mem::replace(&mut self.bytes, Vec::with_capacity(capacity))
+        self.wanted = self.used + OUTPUT_BYTES_MAX;
+        self.clear();
+        bytes
     }
 
     /// Forgets the written outputs, keeps the numbering.
     pub fn clear(&mut self) {
-        self.bytes.clear();
+        self.used = 0;
         self.count = 0;
         self.last = None;
     }
 
+    /// Writes the fixed part; gives where it begins, and the room behind it.
     #[inline]
-    fn header(&mut self, kind: u8, answer: bool, classes: Classes) -> usize {
-        let start = self.bytes.len();
+    fn header(&mut self, kind: u8, answer: bool, classes: Classes) -> (usize, Writer<'_>) {
+        let start = self.used;
+        if self.bytes.len() - start < OUTPUT_BYTES_MAX {
+            self.grow();
+        }
         let seq = self.seqs.last.next();
         self.seqs.last = seq;
         self.count += 1;
-        let mut h = [0u8; HEADER];
-        h[4] = kind;
-        h[5] = if answer { FLAG_ANSWER } else { 0 };
-        h[6] = classes.0;
-        h[8..16].copy_from_slice(&seq.0.to_le_bytes());
-        h[16..24].copy_from_slice(&self.offset.0.to_le_bytes());
-        h[24..32].copy_from_slice(&self.at.0.to_le_bytes());
-        h[32..40].copy_from_slice(&self.epoch.0.to_le_bytes());
-        h[40..48].copy_from_slice(&self.origin.gateway.to_le_bytes());
-        h[48..56].copy_from_slice(&self.origin.counter.to_le_bytes());
-        self.bytes.extend_from_slice(&h);
-        for (i, class) in Classes::EACH.into_iter().enumerate() {
+        self.last = Some(start);
+        let mut w = Writer::new(&mut self.bytes[start..]);
+        w.put([0, 0, 0, 0, kind, if answer { FLAG_ANSWER } else { 0 }, classes.0, 0]);
+        w.u64(seq.0);
+        w.u64(self.offset.0);
+        w.u64(self.at.0);
+        w.u64(self.epoch.0);
+        w.u64(self.origin.gateway);
+        w.u64(self.origin.counter);
+        for (of_class, class) in self.seqs.by_class.iter_mut().zip(Classes::EACH) {
             if classes.has(class) {
-                let previous = std::mem::replace(&mut self.seqs.by_class[i], seq);
-                self.bytes.extend_from_slice(&previous.0.to_le_bytes());
+                w.u64(std::mem::replace(of_class, seq).0);
             }
         }
-        self.last = Some(start);
-        start
+        (start, w)
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let length = (self.bytes.len() * 2).max(self.wanted).max(self.used + 2 * OUTPUT_BYTES_MAX);
+        self.bytes.resize(length, 0);
     }
 
     #[inline]
-    fn close(&mut self, start: usize) -> Seq {
-        let length = (self.bytes.len() - start) as u32;
-        self.bytes[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    fn close(&mut self, start: usize, length: usize) -> Seq {
+        self.bytes[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        self.used = start + length;
         self.seqs.last
     }
 }
 
-#[inline]
-fn put_u64(b: &mut Vec<u8>, n: u64) {
-    b.extend_from_slice(&n.to_le_bytes());
+/// Writes one output. The room has a fixed size, so most writes need no check.
+struct Writer<'a> {
+    room: &'a mut [u8; OUTPUT_BYTES_MAX],
+    at: usize,
 }
 
-#[inline]
-fn put_u32(b: &mut Vec<u8>, n: u32) {
-    b.extend_from_slice(&n.to_le_bytes());
-}
-
-#[inline]
-fn put_text(b: &mut Vec<u8>, s: &[u8]) {
-    b.push(s.len() as u8);
-    b.extend_from_slice(s);
-}
-
-#[inline]
-fn put_party(b: &mut Vec<u8>, p: &Party) {
-    put_text(b, p.order_id.as_bytes());
-    put_text(b, p.user.as_bytes());
-    put_u64(b, p.open.0);
-    put_u64(b, p.filled.0);
-}
-
-#[inline]
-fn put_level(b: &mut Vec<u8>, l: &Level) {
-    put_u64(b, l.price.0);
-    put_u64(b, l.quantity);
-    put_u32(b, l.orders);
-}
-
-fn put_instrument(b: &mut Vec<u8>, i: &Instrument) {
-    b.push(i.price_scale);
-    b.push(i.ticks.len() as u8);
-    for band in &i.ticks {
-        put_u64(b, band.from.0);
-        put_u64(b, band.tick);
+impl<'a> Writer<'a> {
+    #[inline]
+    fn new(bytes: &'a mut [u8]) -> Self {
+        let room = bytes.first_chunk_mut().unwrap_or_else(|| unreachable!("the outbox has made room"));
+        Self { room, at: 0 }
     }
-    put_u64(b, i.lot_size);
-    // 0 stands for "none": none of these may be 0.
-    put_u64(b, i.reference_price.map_or(0, |p| p.0));
-    put_u64(b, i.limit_up.map_or(0, |p| p.0));
-    put_u64(b, i.limit_down.map_or(0, |p| p.0));
-    put_u64(b, i.max_order_value.unwrap_or(0));
+
+    #[inline]
+    fn put<const N: usize>(&mut self, bytes: [u8; N]) {
+        self.room[self.at..self.at + N].copy_from_slice(&bytes);
+        self.at += N;
+    }
+
+    #[inline]
+    fn u8(&mut self, n: u8) {
+        self.put([n]);
+    }
+
+    #[inline]
+    fn u32(&mut self, n: u32) {
+        self.put(n.to_le_bytes());
+    }
+
+    #[inline]
+    fn u64(&mut self, n: u64) {
+        self.put(n.to_le_bytes());
+    }
+
+    /// Length and text: all of its room is copied, which takes the same few instructions for each, and what comes next
+    /// is written over its end.
+    #[inline]
+    fn text<const N: usize>(&mut self, padded: &[u8; N], length: usize) {
+        self.u8(length as u8);
+        self.room[self.at..self.at + N].copy_from_slice(padded);
+        self.at += length;
+    }
+
+    #[inline]
+    fn level(&mut self, l: &Level) {
+        self.u64(l.price.0);
+        self.u64(l.quantity);
+        self.u32(l.orders);
+    }
+
+    fn instrument(&mut self, i: &Instrument) {
+        self.u8(i.price_scale);
+        self.u8(i.ticks.len() as u8);
+        for band in &i.ticks {
+            self.u64(band.from.0);
+            self.u64(band.tick);
+        }
+        self.u64(i.lot_size);
+        // 0 stands for "none": none of these may be 0.
+        self.u64(i.reference_price.map_or(0, |p| p.0));
+        self.u64(i.limit_up.map_or(0, |p| p.0));
+        self.u64(i.limit_down.map_or(0, |p| p.0));
+        self.u64(i.max_order_value.unwrap_or(0));
+    }
 }
 
 /// An output that cannot be read.

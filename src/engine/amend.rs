@@ -61,25 +61,28 @@ impl Book {
             refused(CommandKind::Replace, user, order_id, Reason::UnknownOrder, out);
             return;
         };
-        let o = *self.orders.get(slot);
+        let o = self.orders.get(slot);
+        let old_price = self.price_of(o);
         // What is filled, or was canceled by self-trade prevention, is done.
         let done = u64::from(o.quantity - o.open);
         let total = quantity.map_or(u64::from(o.quantity), |q| q.0);
         let wanted = Wanted {
-            price: price.map_or(o.price, |p| p.0),
+            price: price.map_or(old_price, |p| p.0),
             quantity: total,
             open: u32::try_from(total.saturating_sub(done)).unwrap_or(u32::MAX),
         };
-        match self.check_replace(slot, &wanted, done) {
+        let keeps_place = wanted.price == old_price && wanted.open <= o.open;
+        match self.check_replace(slot, &wanted, done, keeps_place) {
             Err(reason) => refused(CommandKind::Replace, user, order_id, reason, out),
             Ok(()) if total <= done => self.end_replaced(slot, out),
-            Ok(()) if wanted.price == o.price && wanted.open <= o.open => self.reduce(slot, &wanted, out),
+            Ok(()) if keeps_place => self.reduce(slot, &wanted, out),
             Ok(()) => self.move_order(slot, &wanted, out),
         }
     }
 
-    fn check_replace(&self, slot: u32, wanted: &Wanted, done: u64) -> Result<(), Reason> {
+    fn check_replace(&self, slot: u32, wanted: &Wanted, done: u64, keeps_place: bool) -> Result<(), Reason> {
         let o = self.orders.get(slot);
+        let old_price = self.price_of(o);
         if self.halted {
             return Err(Reason::SymbolHalted);
         }
@@ -92,14 +95,13 @@ impl Book {
         if wanted.quantity != u64::from(o.quantity) {
             self.instrument.check_quantity(Quantity(wanted.quantity))?;
         }
-        if wanted.price != o.price {
+        if wanted.price != old_price {
             self.instrument.check_price(Price(wanted.price))?;
         }
-        if wanted.price != o.price || wanted.quantity != u64::from(o.quantity) {
+        if wanted.price != old_price || wanted.quantity != u64::from(o.quantity) {
             self.instrument.check_value(Price(wanted.price), Quantity(wanted.quantity))?;
         }
-        let moves = wanted.price != o.price || wanted.open > o.open;
-        if moves && o.post_only() && self.would_trade(o.side(), Price(wanted.price)) {
+        if !keeps_place && o.post_only() && self.would_trade(o.side(), Price(wanted.price)) {
             return Err(Reason::PostOnlyWouldTrade);
         }
         Ok(())
@@ -115,15 +117,14 @@ impl Book {
 
     /// Less (or the same) at the same price: it keeps its place.
     fn reduce(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
-        let o = *self.orders.get(slot);
-        let left = (wanted.open < o.open).then(|| {
-            self.uncount(&o);
+        let (open, filled) = (self.orders.get(slot).open, self.orders.get(slot).filled);
+        let left = (wanted.open < open).then(|| {
+            self.uncount(slot, wanted.price);
             self.orders.get_mut(slot).quantity = wanted.quantity as u32;
-            let changed = *self.orders.get(slot);
-            self.count(&changed);
-            self.shrink(slot, o.open - wanted.open, 0)
+            self.count(slot, wanted.price);
+            self.shrink(slot, open - wanted.open, 0)
         });
-        let mut update = self.update(slot, Cause::Replaced, open_status(o.filled), None);
+        let mut update = self.update(slot, Cause::Replaced, open_status(filled), None);
         update.left = left;
         out.order(&update, true);
     }
@@ -131,9 +132,9 @@ impl Book {
     /// Another price or more: to the back of the queue, trading on the way if it crosses.
     fn move_order(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
         let left = Some(self.leave(slot));
-        let o = *self.orders.get(slot);
+        let o = self.orders.get(slot);
         let mut taker = Taker {
-            names: *self.orders.names(slot),
+            names: o.names,
             side: o.side(),
             limit: Price(wanted.price),
             self_trade: o.self_trade(),
@@ -143,7 +144,7 @@ impl Book {
         };
         let stopped = self.trade(&mut taker, out);
         let moved = self.orders.get_mut(slot);
-        (moved.price, moved.quantity) = (wanted.price, wanted.quantity as u32);
+        moved.quantity = wanted.quantity as u32;
         (moved.open, moved.filled) = (taker.open, taker.filled);
         let (status, reason) = match stopped {
             Stopped::Filled => (OrderStatus::Filled, None),
@@ -152,8 +153,10 @@ impl Book {
         };
         let mut update = self.update(slot, Cause::Replaced, status, reason);
         update.left = left;
+        // Its slot still names the place that it left.
+        update.price = Some(Price(wanted.price));
         if status.is_open() {
-            update.joined = Some(self.join(slot));
+            update.joined = Some(self.join(slot, wanted.price));
         } else {
             self.end_taken(slot);
         }

@@ -35,16 +35,15 @@ impl Hasher {
         self.key
     }
 
+    /// The id of an order: lengths in front keep ("ab", "c") and ("a", "bc") apart, and the zeros behind names make all
+    /// texts equally long, so that hashing takes the same steps for each.
     #[inline]
     pub fn id(&self, user: &UserId, order_id: &OrderId) -> Id {
-        let (user, order_id) = (user.as_bytes(), order_id.as_bytes());
-        let mut text = [0u8; 1 + UserId::MAX + OrderId::MAX];
-        // The length in front keeps ("ab", "c") and ("a", "bc") apart.
-        text[0] = user.len() as u8;
-        text[1..=user.len()].copy_from_slice(user);
-        let end = 1 + user.len() + order_id.len();
-        text[1 + user.len()..end].copy_from_slice(order_id);
-        let Hash128 { h1, h2 } = self.sip.hash(&text[..end]);
+        let mut text = [0u8; 2 + UserId::MAX + OrderId::MAX];
+        (text[0], text[1]) = (user.len() as u8, order_id.len() as u8);
+        text[2..2 + UserId::MAX].copy_from_slice(user.padded());
+        text[2 + UserId::MAX..].copy_from_slice(order_id.padded());
+        let Hash128 { h1, h2 } = self.sip.hash(&text);
         [h1, h2]
     }
 }
@@ -112,15 +111,16 @@ impl Ids {
         }
     }
 
-    /// The slot that an id most likely refers to, without confirming it.
+    /// The slot that an id most likely refers to, without confirming it: looks no further than one cache line.
     #[inline]
     pub fn guess(&self, id: Id) -> Option<u32> {
         if self.table.is_empty() {
             return None;
         }
-        let found = self.table[tag_of(id) as usize & self.mask()];
-        (found != 0 && (found >> 32) as u32 == tag_of(id) && reference_of(found) & FINISHED == 0)
-            .then(|| reference_of(found))
+        let home = tag_of(id) as usize & self.mask();
+        let line = &self.table[home..(home | 7).min(self.mask()) + 1];
+        let found = line.iter().find(|found| (**found >> 32) as u32 == tag_of(id))?;
+        Some(reference_of(*found)).filter(|reference| reference & FINISHED == 0)
     }
 
     #[inline]
@@ -210,55 +210,57 @@ impl Ids {
         self.enter(id, slot);
     }
 
-    /// Makes a live id a finished one.
+    /// Makes the id of the live order in `slot` a finished one.
     #[inline]
-    pub fn finish_live(&mut self, id: Id, orders: &Orders) {
-        let reference = self.remember(id, orders);
-        // Looked up only now: forgetting the oldest may have shifted entries.
-        let at = self.position_of_live(id, orders);
-        self.table[at] = entry(id, reference);
+    pub fn finish_live(&mut self, id: Id, slot: u32) {
+        let at = self.place_of(entry(id, slot));
+        self.table[at] = entry(id, self.next_reference());
+        self.remember(id);
     }
 
     /// Enters an id that finished without ever resting.
     #[inline]
-    pub fn finish_new(&mut self, id: Id, orders: &Orders) {
-        let reference = self.remember(id, orders);
+    pub fn finish_new(&mut self, id: Id) {
+        let reference = self.next_reference();
+        self.remember(id);
         self.enter(id, reference);
     }
 
+    /// Where an entry that is in the table stands.
     #[inline]
-    fn position_of_live(&self, id: Id, orders: &Orders) -> usize {
-        let mut at = tag_of(id) as usize & self.mask();
-        loop {
-            let found = self.table[at];
-            debug_assert!(found != 0, "a live id is in the table");
-            let reference = reference_of(found);
-            if (found >> 32) as u32 == tag_of(id) && reference & FINISHED == 0 && orders.get(reference).id == id {
-                return at;
-            }
+    fn place_of(&self, entry: u64) -> usize {
+        let mut at = (entry >> 32) as usize & self.mask();
+        while self.table[at] != entry {
+            debug_assert!(self.table[at] != 0, "the entry is in the table");
             at = (at + 1) & self.mask();
         }
+        at
     }
 
-    /// Puts an id into the ring, forgetting the oldest when it is full; gives its reference.
+    /// Reference of the next id that finishes.
     #[inline]
-    fn remember(&mut self, id: Id, orders: &Orders) -> u32 {
+    fn next_reference(&self) -> u32 {
+        FINISHED | (self.finished as usize % FINISHED_MAX) as u32
+    }
+
+    /// Puts an id into the ring, forgetting the oldest when it is full.
+    #[inline]
+    fn remember(&mut self, id: Id) {
         let place = self.finished as usize % FINISHED_MAX;
         if self.ring.len() < FINISHED_MAX {
             self.ring.push(id);
         } else {
             let oldest = self.ring[place];
-            if let Some(at) = self.position(oldest, orders) {
-                self.remove_at(at);
-            }
+            // The new id may have the same entry already; then it is no matter which of the two goes.
+            let at = self.place_of(entry(oldest, FINISHED | place as u32));
+            self.remove_at(at);
             self.sum = self.sum.wrapping_sub(digest::of_finished(oldest, self.finished - FINISHED_MAX as u64));
             self.ring[place] = id;
-            // The one that goes next but seven.
-            self.prefetch(self.ring[(place + 8) % FINISHED_MAX]);
+            // The one that is forgotten sixteen endings from now.
+            self.prefetch(self.ring[(place + 16) % FINISHED_MAX]);
         }
         self.sum = self.sum.wrapping_add(digest::of_finished(id, self.finished));
         self.finished += 1;
-        FINISHED | place as u32
     }
 
     /// Restores the ring of a snapshot: `ids` oldest first, the last one ending number `finished - 1`. `None` if an id

@@ -45,7 +45,9 @@ fn check_side(book: &Book, side: Side, seen: &mut BTreeSet<u32>) -> Result<(), S
         let (mut slot, mut prev, mut total, mut count, mut rank) = (level.head, NONE, 0u64, 0u32, 0);
         while slot != NONE {
             let o = book.orders.get(slot);
-            if o.prev != prev || o.rank <= rank || o.side() != side || o.price != step * book.unit || o.open == 0 {
+            // The first of a queue does not know that nobody is before it.
+            let linked = slot == level.head || o.prev == prev;
+            if !linked || o.rank <= rank || o.side() != side || (o.block, o.place) != place || o.open == 0 {
                 return Err(format!("OB3: order with rank {} is out of place", o.rank));
             }
             if book.ids.find(o.id, &book.orders) != Some(super::ids::Found::Live(slot)) {
@@ -66,8 +68,8 @@ fn check_side(book: &Book, side: Side, seen: &mut BTreeSet<u32>) -> Result<(), S
 
 fn check_digests(book: &Book) -> Result<(), String> {
     let orders = || book.orders.slots().map(|slot| book.orders.get(slot));
-    let order_sum = orders().fold(0u128, |sum, o| sum.wrapping_add(digest::of_order(o)));
-    let place_sum = orders().fold(0u128, |sum, o| sum.wrapping_add(digest::of_place(o)));
+    let order_sum = orders().fold(0u128, |sum, o| sum.wrapping_add(digest::of_order(o, book.price_of(o))));
+    let place_sum = orders().fold(0u128, |sum, o| sum.wrapping_add(digest::of_place(o, book.price_of(o))));
     let finished = book.ids.remembered();
     let finished_sum = finished.fold(0u128, |sum, (n, id)| sum.wrapping_add(digest::of_finished(id, n)));
     if (order_sum, place_sum, finished_sum) != (book.order_sum, book.place_sum, book.ids.finished_sum()) {

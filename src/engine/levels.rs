@@ -1,4 +1,4 @@
-//! Price levels of one side. Levels live in blocks of 64 neighbouring prices with a bitmap; blocks are found through a
+//! Price levels of one side. Levels live in blocks of 16 neighbouring prices with a bitmap; blocks are found through a
 //! window over block numbers that grows with need, and, far away from it, through an ordered map: nobody can make memory
 //! grow by choosing far prices. The best level is known at all times.
 
@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use super::orders::NONE;
 use crate::domain::Side;
 
-/// Prices per block.
-const WIDTH: u64 = 64;
-/// Block numbers that the window may span: 8,192 x 64 = 524,288 price steps, 32 KiB.
-const WINDOW_MAX: u64 = 8_192;
+/// Prices per block: 16 x 32 bytes, so one order far from all others costs half a KiB.
+pub(super) const WIDTH: u64 = 16;
+/// Block numbers that the window may span: 32,768 x 16 = 524,288 price steps, 128 KiB.
+const WINDOW_MAX: u64 = 32_768;
 
-/// A queue of orders at one price.
+/// A queue of orders at one price; never across two cache lines.
 #[derive(Debug, Clone, Copy)]
+#[repr(align(32))]
 pub(super) struct Level {
     pub head: u32,
     pub tail: u32,
@@ -23,12 +24,13 @@ pub(super) struct Level {
 
 const EMPTY: Level = Level { head: NONE, tail: NONE, orders: 0, total: 0 };
 
-#[derive(Debug, Clone)]
+/// What is looked at without touching the levels; small, so that those of a whole book stay in the cache.
+#[derive(Debug, Clone, Copy)]
 struct Block {
+    /// Of its prices: step / WIDTH.
     number: u64,
     /// Bit i: level i has orders.
-    used: u64,
-    levels: [Level; WIDTH as usize],
+    used: u16,
 }
 
 /// Block numbers `first ..` with the block of each, and a bitmap over them.
@@ -88,6 +90,8 @@ impl Window {
 pub(super) struct Levels {
     side: Side,
     blocks: Vec<Block>,
+    /// The levels of each block.
+    levels: Vec<[Level; WIDTH as usize]>,
     free: Vec<u32>,
     window: Window,
     far: BTreeMap<u64, u32>,
@@ -100,18 +104,18 @@ pub(super) type At = (u32, u8);
 
 impl Levels {
     pub fn new(side: Side) -> Self {
-        let (blocks, free, window, far) = Default::default();
-        Self { side, blocks, free, window, far, best: NONE }
+        let (blocks, levels, free, window, far) = Default::default();
+        Self { side, blocks, levels, free, window, far, best: NONE }
     }
 
     #[inline]
     pub fn level(&self, (block, place): At) -> &Level {
-        &self.blocks[block as usize].levels[usize::from(place)]
+        &self.levels[block as usize][usize::from(place)]
     }
 
     #[inline]
     pub fn level_mut(&mut self, (block, place): At) -> &mut Level {
-        &mut self.blocks[block as usize].levels[usize::from(place)]
+        &mut self.levels[block as usize][usize::from(place)]
     }
 
     /// The best level: highest bid, lowest ask.
@@ -124,9 +128,9 @@ impl Levels {
     }
 
     #[inline]
-    fn first_place(&self, used: u64) -> u8 {
+    fn first_place(&self, used: u16) -> u8 {
         match self.side {
-            Side::Buy => 63 - used.leading_zeros() as u8,
+            Side::Buy => 15 - used.leading_zeros() as u8,
             Side::Sell => used.trailing_zeros() as u8,
         }
     }
@@ -135,8 +139,8 @@ impl Levels {
     pub fn after(&self, (block, place): At) -> Option<At> {
         let b = &self.blocks[block as usize];
         let behind = match self.side {
-            Side::Buy => b.used & ((1u64 << place) - 1),
-            Side::Sell => b.used & (u64::MAX << place) & !(1u64 << place),
+            Side::Buy => b.used & ((1 << place) - 1),
+            Side::Sell => b.used & (u16::MAX << place) & !(1 << place),
         };
         if behind != 0 {
             return Some((block, self.first_place(behind)));
@@ -158,8 +162,21 @@ impl Levels {
     #[inline]
     pub fn prefetch(&self, step: u64) {
         if let Some(block) = self.find(step / WIDTH) {
-            super::prefetch(self.blocks[block as usize].levels.get((step % WIDTH) as usize));
+            self.prefetch_at((block, (step % WIDTH) as u8));
         }
+    }
+
+    /// Touches the memory of a level ahead of its use.
+    #[inline]
+    pub fn prefetch_at(&self, (block, place): At) {
+        super::prefetch(self.levels.get(block as usize).and_then(|b| b.get(usize::from(place))));
+    }
+
+    /// The last order of the level of price step `step`, if there is one.
+    #[inline]
+    pub fn tail_of(&self, step: u64) -> Option<u32> {
+        let block = self.find(step / WIDTH)?;
+        Some(self.level((block, (step % WIDTH) as u8)).tail).filter(|slot| *slot != NONE)
     }
 
     /// The level of price step `step`, its block made if need be. The caller puts an order in.
@@ -178,8 +195,8 @@ impl Levels {
     /// Marks a level as empty after its last order left.
     #[inline]
     pub fn close(&mut self, (block, place): At) {
+        self.levels[block as usize][usize::from(place)] = EMPTY;
         let b = &mut self.blocks[block as usize];
-        b.levels[usize::from(place)] = EMPTY;
         b.used &= !(1 << place);
         if b.used == 0 {
             self.unmake(block);
@@ -187,14 +204,14 @@ impl Levels {
     }
 
     fn make(&mut self, number: u64) -> u32 {
-        let fresh = Block { number, used: 0, levels: [EMPTY; WIDTH as usize] };
         let block = match self.free.pop() {
             Some(block) => {
                 self.blocks[block as usize].number = number;
                 block
             }
             None => {
-                self.blocks.push(fresh);
+                self.blocks.push(Block { number, used: 0 });
+                self.levels.push([EMPTY; WIDTH as usize]);
                 (self.blocks.len() - 1) as u32
             }
         };

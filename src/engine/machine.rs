@@ -1,15 +1,20 @@
 //! The book as a machine: one record in, its outputs out.
 
 use super::ids::Id;
+use super::orders::NONE;
 use super::{Book, RULES_VERSION, snapshot};
 use crate::domain::control::Fence;
 use crate::domain::machine::SnapshotError;
 use crate::domain::output::CommandKind;
-use crate::domain::{Authority, Command, Digest, Input, Machine, Outbox, OutputBody, Reason, Side};
+use crate::domain::{Authority, Command, Digest, Input, Machine, Outbox, OutputBody, Price, Reason, Side};
 
-/// How far ahead of their use ids are hashed and the table is touched; twice the distance of the orders themselves.
-const AHEAD: usize = 12;
-const NEAR: usize = 6;
+/// Memory is slow and a batch is in hand: what a command will need is fetched in three steps, so that each finds what it
+/// needs itself. So many commands ahead an id is hashed and its place in the table is fetched;
+const HASHED_AHEAD: usize = 18;
+/// the order it names, or the level it will join;
+const FOUND_AHEAD: usize = 12;
+/// and the neighbours of those.
+const LINKED_AHEAD: usize = 6;
 
 impl Machine for Book {
     type Command = Command;
@@ -34,20 +39,7 @@ impl Machine for Book {
     }
 
     fn apply_batch(&mut self, inputs: &[Input<Command>], out: &mut Outbox) {
-        let mut ids = std::mem::take(&mut self.ahead);
-        ids.clear();
-        for n in 0..inputs.len() {
-            while ids.len() < (n + AHEAD).min(inputs.len()) {
-                let id = self.id_of(&inputs[ids.len()].command);
-                self.ids.prefetch(id);
-                ids.push(id);
-            }
-            if let Some(near) = inputs.get(n + NEAR) {
-                self.touch(&near.command, ids[n + NEAR]);
-            }
-            self.apply_with(&inputs[n], ids[n], out);
-        }
-        self.ahead = ids;
+        self.apply_each(inputs, out, |_| {});
     }
 
     fn authority(command: &Command) -> Option<&Authority> {
@@ -76,6 +68,32 @@ impl Machine for Book {
 }
 
 impl Book {
+    /// Applies many in order, and tells `applied` after each: for measurements.
+    #[inline]
+    pub fn apply_each(&mut self, inputs: &[Input<Command>], out: &mut Outbox, mut applied: impl FnMut(usize)) {
+        let mut ids = std::mem::take(&mut self.ahead);
+        ids.clear();
+        let (mut found, mut linked) = (0, 0);
+        for n in 0..inputs.len() {
+            while ids.len() < (n + HASHED_AHEAD).min(inputs.len()) {
+                let id = self.id_of(&inputs[ids.len()].command);
+                self.ids.prefetch(id);
+                ids.push(id);
+            }
+            while found < (n + FOUND_AHEAD).min(inputs.len()) {
+                self.fetch_found(&inputs[found].command, ids[found], found - n);
+                found += 1;
+            }
+            while linked < (n + LINKED_AHEAD).min(inputs.len()) {
+                self.fetch_linked(&inputs[linked].command, ids[linked]);
+                linked += 1;
+            }
+            self.apply_with(&inputs[n], ids[n], out);
+            applied(n);
+        }
+        self.ahead = ids;
+    }
+
     #[inline]
     fn id_of(&self, command: &Command) -> Id {
         match command {
@@ -87,23 +105,69 @@ impl Book {
         }
     }
 
-    /// Brings the memory that a command will need closer.
+    /// Fetches the order that a command names, or the level that it will join.
     #[inline]
-    fn touch(&self, command: &Command, id: Id) {
+    fn fetch_found(&self, command: &Command, id: Id, until: usize) {
         match command {
             Command::Add(order) => {
                 if let Some(price) = order.kind.limit() {
-                    let levels = if order.side == Side::Buy { &self.bids } else { &self.asks };
-                    levels.prefetch(price.0 / self.unit);
+                    self.side(order.side).prefetch(price.0 / self.unit);
+                    if let Some(maker) = self.first_maker(order.side, price) {
+                        self.orders.prefetch(maker);
+                    }
+                }
+                if let Some(slot) = self.orders.free_slot(until) {
+                    self.orders.prefetch(slot);
                 }
             }
             Command::Cancel { .. } | Command::Replace { .. } => {
                 if let Some(slot) = self.ids.guess(id) {
                     self.orders.prefetch(slot);
+                    self.orders.prefetch_tag(slot);
                 }
             }
             _ => {}
         }
+    }
+
+    /// Fetches the neighbours of an order that will go, or the last order of the level that a new one will join.
+    #[inline]
+    fn fetch_linked(&self, command: &Command, id: Id) {
+        match command {
+            Command::Add(order) => {
+                if let Some(price) = order.kind.limit() {
+                    if let Some(maker) = self.first_maker(order.side, price) {
+                        let maker = self.orders.get(maker);
+                        self.ids.prefetch(maker.id);
+                        if maker.next != NONE {
+                            self.orders.prefetch(maker.next);
+                        }
+                    } else if let Some(tail) = self.side(order.side).tail_of(price.0 / self.unit) {
+                        self.orders.prefetch_links(tail);
+                    }
+                }
+            }
+            Command::Cancel { .. } | Command::Replace { .. } => {
+                if let Some(slot) = self.ids.guess(id) {
+                    let order = self.orders.get(slot);
+                    self.side(order.side()).prefetch_at((order.block, order.place));
+                    for neighbour in [order.prev, order.next] {
+                        if neighbour != NONE {
+                            self.orders.prefetch_links(neighbour);
+                        }
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The order that one at `price` would trade with first, as things are now.
+    #[inline]
+    fn first_maker(&self, side: Side, price: Price) -> Option<u32> {
+        let levels = self.side(side.opposite());
+        let best = levels.best()?;
+        side.crosses(price, Price(levels.step_of(best) * self.unit)).then(|| levels.level(best).head)
     }
 
     #[inline]

@@ -166,65 +166,75 @@ impl Book {
     pub(super) fn trade(&mut self, taker: &mut Taker, out: &mut Outbox) -> Stopped {
         let against = taker.side.opposite();
         while taker.open > 0 {
-            let Some(at) = self.side(against).best() else { return Stopped::NothingLeft };
-            let slot = self.side(against).level(at).head;
-            let maker = *self.orders.get(slot);
-            if !taker.side.crosses(taker.limit, Price(maker.price)) {
+            let levels = self.side(against);
+            let Some(at) = levels.best() else { return Stopped::NothingLeft };
+            let price = levels.step_of(at) * self.unit;
+            if !taker.side.crosses(taker.limit, Price(price)) {
                 return Stopped::NothingLeft;
             }
-            if taker.self_trade != SelfTrade::None && self.orders.names(slot).user == taker.names.user {
+            let slot = levels.level(at).head;
+            let maker = self.orders.get(slot);
+            if taker.self_trade != SelfTrade::None && maker.names.user == taker.names.user {
                 if self.meet_own(slot, taker, out) {
                     return Stopped::SelfTrade;
                 }
                 continue;
             }
-            let wanted = taker.open.min(maker.open);
-            let quantity = self.payable(wanted, maker.price, taker.value_left);
+            let quantity = self.payable(taker.open.min(maker.open), price, taker.value_left);
             if quantity == 0 {
                 return Stopped::ValueAboveMax;
             }
-            self.fill(slot, &maker, quantity, taker, out);
+            self.fill(slot, price, quantity, taker, out);
         }
         Stopped::Filled
     }
 
     #[inline]
-    fn fill(&mut self, slot: u32, maker: &Order, quantity: u32, taker: &mut Taker, out: &mut Outbox) {
-        let names = *self.orders.names(slot);
+    fn fill(&mut self, slot: u32, price: u64, quantity: u32, taker: &mut Taker, out: &mut Outbox) {
         taker.open -= quantity;
         taker.filled += quantity;
         if let Some(left) = &mut taker.value_left {
-            *left -= u128::from(maker.price) * u128::from(quantity);
+            *left -= u128::from(price) * u128::from(quantity);
         }
-        let level = if maker.open == quantity {
-            // The one behind it is next.
-            if maker.next != NONE {
-                self.orders.prefetch(maker.next);
-            }
+        let maker = self.orders.get(slot);
+        let is_last_fill = maker.open == quantity;
+        let (maker_side, maker) = (
+            maker.side(),
+            Party {
+                order_id: maker.names.order_id,
+                user: maker.names.user,
+                open: Quantity((maker.open - quantity).into()),
+                filled: Quantity((maker.filled + quantity).into()),
+            },
+        );
+        let level = if is_last_fill {
+            self.announce_next(slot);
             self.end_resting(slot)
         } else {
             self.shrink(slot, quantity, quantity)
         };
-        let (price, traded) = (Price(maker.price), Quantity(quantity.into()));
-        self.last_trade = Some((price, traded));
-        out.trade(&Trade {
-            price,
-            quantity: traded,
-            maker_side: maker.side(),
-            maker: Party {
-                order_id: names.order_id,
-                user: names.user,
-                open: Quantity((maker.open - quantity).into()),
-                filled: Quantity((maker.filled + quantity).into()),
-            },
-            taker: Party {
-                order_id: taker.names.order_id,
-                user: taker.names.user,
-                open: Quantity(taker.open.into()),
-                filled: Quantity(taker.filled.into()),
-            },
-            level,
-        });
+        let (price, quantity) = (Price(price), Quantity(quantity.into()));
+        self.last_trade = Some((price, quantity));
+        let taker = Party {
+            order_id: taker.names.order_id,
+            user: taker.names.user,
+            open: Quantity(taker.open.into()),
+            filled: Quantity(taker.filled.into()),
+        };
+        out.trade(&Trade { price, quantity, maker_side, maker, taker, level });
+    }
+
+    /// The order behind a maker that ends may be the next maker: brings its id's entry closer, and the one behind it.
+    #[inline]
+    fn announce_next(&self, slot: u32) {
+        let next = self.orders.get(slot).next;
+        if next != NONE {
+            let next = self.orders.get(next);
+            self.ids.prefetch(next.id);
+            if next.next != NONE {
+                self.orders.prefetch(next.next);
+            }
+        }
     }
 
     /// Self-trade prevention (OB5); whether the taker stops.
@@ -279,7 +289,7 @@ impl Book {
         match ended {
             Some((status, reason)) => {
                 (update.status, update.reason) = (status, reason);
-                self.ids.finish_new(id, &self.orders);
+                self.ids.finish_new(id);
             }
             None => {
                 update.status = open_status(taker.filled);
@@ -291,14 +301,15 @@ impl Book {
                     open: taker.open,
                     filled: taker.filled,
                     quantity: order.quantity.0 as u32,
-                    price: taker.limit.0,
                     rank: 0,
                     id,
+                    place: 0,
                     flags: flags(order.side, order.post_only, order.self_trade),
+                    names: taker.names,
                 };
-                let slot = self.orders.insert(resting, taker.names);
+                let slot = self.orders.insert(resting);
                 self.ids.live(id, slot);
-                update.joined = Some(self.join(slot));
+                update.joined = Some(self.join(slot, taker.limit.0));
             }
         }
         out.order(&update, true);
@@ -307,7 +318,7 @@ impl Book {
     /// An ADD that ends without having traded; its id is used up.
     fn refuse(&mut self, order: &NewOrder, id: Id, status: OrderStatus, reason: Reason, out: &mut Outbox) {
         let update = OrderUpdate { status, reason: Some(reason), ..incoming(order) };
-        self.ids.finish_new(id, &self.orders);
+        self.ids.finish_new(id);
         out.order(&update, true);
     }
 }

@@ -175,7 +175,7 @@ impl Book {
             side: o.side(),
             order_type: OrderType::Limit,
             time_in_force: Tif::Gtc,
-            price: Some(Price(o.price)),
+            price: Some(Price(self.price_of(o))),
             quantity: Quantity(o.quantity.into()),
             open: Quantity(o.open.into()),
             filled: Quantity(o.filled.into()),
@@ -212,19 +212,20 @@ impl Book {
         Level { price: Price(of.step_of(at) * self.unit), quantity: level.total, orders: level.orders }
     }
 
+    /// The price at which an order rests.
     #[inline]
-    fn at_of(&self, order: &Order) -> At {
-        (order.block, (order.price / self.unit % 64) as u8)
+    fn price_of(&self, order: &Order) -> u64 {
+        self.side(order.side()).step_of((order.block, order.place)) * self.unit
     }
 
-    /// Puts an order at the end of its price's queue, with a new rank; gives the level afterwards.
+    /// Puts an order at the end of a price's queue, with a new rank; gives the level afterwards.
     #[inline]
-    fn join(&mut self, slot: u32) -> Level {
+    fn join(&mut self, slot: u32, price: u64) -> Level {
         let rank = self.next_rank;
         self.next_rank += 1;
-        let (side, price, open) = {
+        let (side, open) = {
             let o = self.orders.get(slot);
-            (o.side(), o.price, o.open)
+            (o.side(), o.open)
         };
         let step = price / self.unit;
         let levels = self.side_mut(side);
@@ -241,67 +242,72 @@ impl Book {
             self.orders.get_mut(prev).next = slot;
         }
         let o = self.orders.get_mut(slot);
-        (o.rank, o.block, o.prev, o.next) = (rank, at.0, prev, NONE);
-        let o = *o;
-        self.count(&o);
+        (o.rank, o.block, o.place, o.prev, o.next) = (rank, at.0, at.1, prev, NONE);
+        let (whole, placed) = (digest::of_order(o, price), digest::of_place(o, price));
+        self.order_sum = self.order_sum.wrapping_add(whole);
+        self.place_sum = self.place_sum.wrapping_add(placed);
         view
     }
 
     /// Takes an order out of its queue; gives the level afterwards. The slot stays.
     #[inline]
     fn leave(&mut self, slot: u32) -> Level {
-        let o = *self.orders.get(slot);
-        self.uncount(&o);
-        if o.prev != NONE {
-            self.orders.get_mut(o.prev).next = o.next;
-        }
-        if o.next != NONE {
-            self.orders.get_mut(o.next).prev = o.prev;
-        }
-        let at = self.at_of(&o);
-        let levels = self.side_mut(o.side());
+        let o = self.orders.get(slot);
+        let (at, side, open, prev, next) = ((o.block, o.place), o.side(), o.open, o.prev, o.next);
+        let price = self.price_of(o);
+        self.uncount(slot, price);
+        let levels = self.side_mut(side);
         let level = levels.level_mut(at);
-        if o.prev == NONE {
-            level.head = o.next;
+        let (is_first, is_last) = (level.head == slot, level.tail == slot);
+        if is_first {
+            level.head = next;
         }
-        if o.next == NONE {
-            level.tail = o.prev;
+        if is_last {
+            level.tail = if is_first { NONE } else { prev };
         }
         level.orders -= 1;
-        level.total -= u64::from(o.open);
-        let view = Level { price: Price(o.price), quantity: level.total, orders: level.orders };
+        level.total -= u64::from(open);
+        let view = Level { price: Price(price), quantity: level.total, orders: level.orders };
         if view.orders == 0 {
             levels.close(at);
+        }
+        if !is_first {
+            self.orders.get_mut(prev).next = next;
+            if !is_last {
+                self.orders.get_mut(next).prev = prev;
+            }
         }
         view
     }
 
-    /// Takes `less` from an order's open quantity; it keeps its place. Gives the level afterwards.
+    /// Takes `less` from an order's open quantity, `filled` of it by a trade; it keeps its place. Gives the level
+    /// afterwards.
     #[inline]
     fn shrink(&mut self, slot: u32, less: u32, filled: u32) -> Level {
-        let before = *self.orders.get(slot);
-        self.uncount(&before);
+        let price = self.price_of(self.orders.get(slot));
+        self.uncount(slot, price);
         let o = self.orders.get_mut(slot);
         o.open -= less;
         o.filled += filled;
-        let o = *o;
-        self.count(&o);
-        let at = self.at_of(&o);
-        let level = self.side_mut(o.side()).level_mut(at);
+        let (at, side) = ((o.block, o.place), o.side());
+        self.count(slot, price);
+        let level = self.side_mut(side).level_mut(at);
         level.total -= u64::from(less);
-        Level { price: Price(o.price), quantity: level.total, orders: level.orders }
+        Level { price: Price(price), quantity: level.total, orders: level.orders }
     }
 
     #[inline]
-    fn count(&mut self, o: &Order) {
-        self.order_sum = self.order_sum.wrapping_add(digest::of_order(o));
-        self.place_sum = self.place_sum.wrapping_add(digest::of_place(o));
+    fn count(&mut self, slot: u32, price: u64) {
+        let o = self.orders.get(slot);
+        self.order_sum = self.order_sum.wrapping_add(digest::of_order(o, price));
+        self.place_sum = self.place_sum.wrapping_add(digest::of_place(o, price));
     }
 
     #[inline]
-    fn uncount(&mut self, o: &Order) {
-        self.order_sum = self.order_sum.wrapping_sub(digest::of_order(o));
-        self.place_sum = self.place_sum.wrapping_sub(digest::of_place(o));
+    fn uncount(&mut self, slot: u32, price: u64) {
+        let o = self.orders.get(slot);
+        self.order_sum = self.order_sum.wrapping_sub(digest::of_order(o, price));
+        self.place_sum = self.place_sum.wrapping_sub(digest::of_place(o, price));
     }
 
     /// Ends a resting order: out of its queue, its id finished, its slot free. Gives the level afterwards.
@@ -316,11 +322,12 @@ impl Book {
     #[inline]
     fn end_taken(&mut self, slot: u32) {
         let id = self.orders.get(slot).id;
-        self.ids.finish_live(id, &self.orders);
+        self.ids.finish_live(id, slot);
         self.orders.remove(slot);
     }
 
-    /// What is said of a resting order; `open` and `status` as they are after the output.
+    /// What is said of an order in a slot; `open` and `status` as they are after the output, `price` as it rests.
+    #[inline]
     fn update(&self, slot: u32, cause: Cause, status: OrderStatus, reason: Option<Reason>) -> OrderUpdate {
         let (o, names) = (self.orders.get(slot), self.orders.names(slot));
         OrderUpdate {
@@ -330,7 +337,7 @@ impl Book {
             side: o.side(),
             order_type: OrderType::Limit,
             time_in_force: Tif::Gtc,
-            price: Some(Price(o.price)),
+            price: Some(Price(self.price_of(o))),
             quantity: Quantity(o.quantity.into()),
             open: if status.is_open() { Quantity(o.open.into()) } else { Quantity::ZERO },
             filled: Quantity(o.filled.into()),

@@ -54,9 +54,9 @@ fn put_orders(book: &Book, b: &mut Vec<u8>) {
         last = o.rank;
     }
     let mut last = 0i64;
-    for o in orders() {
-        put_signed(b, (o.price as i64).wrapping_sub(last));
-        last = o.price as i64;
+    for price in orders().map(|o| book.price_of(o)) {
+        put_signed(b, (price as i64).wrapping_sub(last));
+        last = price as i64;
     }
     orders().for_each(|o| put(b, o.quantity.into()));
     orders().for_each(|o| put(b, o.open.into()));
@@ -297,16 +297,17 @@ fn read_orders(r: &mut Reader<'_>, book: &mut Book) -> Result<(), SnapshotError>
             open: opens[i],
             filled: filled[i],
             quantity: quantities[i],
-            price: prices[i],
-            rank: 0,
+            rank: ranks[i],
             id: book.hasher.id(&user, &order_id),
+            place: 0,
             flags: flags[i],
+            names: Names { order_id, user },
         };
-        check(book, &order, ranks[i], next_rank)?;
+        check(book, &order, prices[i], next_rank)?;
         book.next_rank = ranks[i];
-        let slot = book.orders.insert(order, Names { order_id, user });
+        let slot = book.orders.insert(order);
         book.ids.live(order.id, slot);
-        book.join(slot);
+        book.join(slot, prices[i]);
     }
     book.next_rank = next_rank;
     let crossed = match (book.bids.best(), book.asks.best()) {
@@ -316,15 +317,15 @@ fn read_orders(r: &mut Reader<'_>, book: &mut Book) -> Result<(), SnapshotError>
     if crossed { Err(damaged("book is crossed")) } else { Ok(()) }
 }
 
-fn check(book: &Book, o: &Order, rank: u64, next_rank: u64) -> Result<(), SnapshotError> {
+fn check(book: &Book, o: &Order, price: u64, next_rank: u64) -> Result<(), SnapshotError> {
     let amounts = u64::from(o.open) + u64::from(o.filled) <= u64::from(o.quantity);
     if o.open == 0 || !amounts || u64::from(o.quantity) > Quantity::MAX.0 {
         return Err(damaged("order's quantities"));
     }
-    if o.price == 0 || o.price > Price::MAX.0 || !o.price.is_multiple_of(book.unit) {
+    if price == 0 || price > Price::MAX.0 || !price.is_multiple_of(book.unit) {
         return Err(damaged("order's price"));
     }
-    if rank >= next_rank || !flags_are_valid(o.flags) {
+    if o.rank >= next_rank || !flags_are_valid(o.flags) {
         return Err(damaged("order's rank or flags"));
     }
     if book.ids.find(o.id, &book.orders).is_some() {
