@@ -61,9 +61,9 @@ impl Server {
         }
     }
 
-    fn kill(mut self) {
-        self.process.kill().unwrap(); // SIGKILL
-        self.process.wait().unwrap();
+    /// SIGKILL.
+    fn kill(self) {
+        drop(self);
     }
 
     async fn post(&self, path: &str, token: Option<&str>, body: &Value) -> (u16, Value) {
@@ -85,6 +85,14 @@ impl Server {
         let (status, answer) = self.post("/auth/dev-token", None, &json!({"user_id": user, "roles": roles})).await;
         assert_eq!(status, 200, "{answer}");
         answer["token"].as_str().unwrap().to_owned()
+    }
+}
+
+/// A failed test leaves no server behind.
+impl Drop for Server {
+    fn drop(&mut self) {
+        _ = self.process.kill();
+        _ = self.process.wait();
     }
 }
 

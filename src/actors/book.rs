@@ -255,7 +255,9 @@ impl BookActor {
         };
         self.status.report(&report, records, busy_ns);
         self.status.set_active(replica.mode() == Mode::Active);
-        self.status.set_caught_up(replica.offset() >= self.level_at);
+        if !self.status.is_caught_up() && replica.offset() >= self.level_at && replica.is_durable(replica.seq()) {
+            self.status.set_caught_up(replica.seq());
+        }
     }
 
     fn run_effects(&mut self, mut permit: Option<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
@@ -357,6 +359,7 @@ impl Actor for BookActor {
     fn started(&mut self, ctx: &mut Self::Context) {
         // At most the permits' batches, some acknowledgements and a snapshot request can be under way.
         ctx.set_mailbox_capacity(BATCHES_IN_FLIGHT_MAX * 2);
+        self.status.begin();
         self.run_effects(None, ctx);
         self.report(0, 0);
     }
@@ -401,6 +404,9 @@ impl Handler<Published> for BookActor {
                 }
                 self.run_effects(None, ctx);
                 self.show_cut_if_durable();
+                if !self.status.is_caught_up() {
+                    self.report(0, 0);
+                }
             }
             // HANDOVER rule 11: the session is over, and this replica with it.
             Err(e) => {

@@ -53,6 +53,7 @@ pub struct BookStatus {
     active: AtomicBool,
     caught_up: AtomicBool,
     detached: AtomicBool,
+    level_seq: AtomicU64,
     seen: AtomicU64,
     applied: AtomicU64,
     seq: AtomicU64,
@@ -87,6 +88,7 @@ impl BookStatus {
             active: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
             detached: AtomicBool::new(false),
+            level_seq: zero(),
             seen: zero(),
             applied: zero(),
             seq: zero(),
@@ -109,9 +111,14 @@ impl BookStatus {
         self.active.load(Ordering::Acquire)
     }
 
-    /// Whether it has applied everything that its partition held when its node started.
+    /// Whether it has applied everything that its partition held when its node started, and published it durably.
     pub fn is_caught_up(&self) -> bool {
         self.caught_up.load(Ordering::Acquire)
+    }
+
+    /// Last output of the moment when it had caught up: a mirror that shows it is level.
+    pub fn level_seq(&self) -> Seq {
+        Seq(self.level_seq.load(Ordering::Acquire))
     }
 
     /// Whether it reads with a cursor of its own because it fell behind.
@@ -198,8 +205,15 @@ impl BookStatus {
         self.active.store(active, Ordering::Release);
     }
 
-    pub(super) fn set_caught_up(&self, caught_up: bool) {
-        self.caught_up.store(caught_up, Ordering::Release);
+    /// Everything that its partition held at start is applied, and what came of it is durable up to `seq`.
+    pub(super) fn set_caught_up(&self, seq: Seq) {
+        self.level_seq.store(seq.0, Ordering::Release);
+        self.caught_up.store(true, Ordering::Release);
+    }
+
+    /// A new actor begins for this book.
+    pub(super) fn begin(&self) {
+        self.caught_up.store(false, Ordering::Release);
     }
 
     pub(super) fn set_detached(&self, detached: bool) {

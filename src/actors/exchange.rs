@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::book::{CutError, Pump, Saved};
 use super::catalogue::{Catalogue, Entry};
-use super::directory::Directory;
+use super::directory::{BookStatus, Directory};
 use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
 use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
 use super::recovery::{self, Found};
@@ -333,10 +333,12 @@ impl Exchange {
         self.nodes.iter().map(view).collect()
     }
 
-    /// Whether every book trades and the mirrors are level with `events`.
+    /// Whether every book trades, what the log held at start is published, and the mirrors show it.
     pub fn is_ready(&self) -> bool {
+        let mirrors = self.gateway.mirrors();
+        let shows = |b: &BookStatus| mirrors.last_seq(&b.symbol) >= Some(b.level_seq());
         self.nodes.iter().all(|n| n.context.is_level())
-            && self.directory.all().iter().all(|b| b.is_active() && b.is_caught_up())
+            && self.directory.all().iter().all(|b| b.is_active() && b.is_caught_up() && shows(b))
             && self.gateway.is_level()
     }
 
