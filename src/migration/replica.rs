@@ -4,19 +4,25 @@
 //! earlier ones (A), nothing of a session lands behind a lost record of it (B), and "durable up to s" is said only when
 //! it is so (C).
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod nonces;
+mod pending;
+
+use std::collections::VecDeque;
 use std::hash::Hasher;
 
 use bytes::Bytes;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::snapshot::Snapshot;
-use crate::domain::control::{Authority, Fence};
-use crate::domain::outbox::Header;
+use crate::domain::control::Fence;
 use crate::domain::{Digest, Epoch, Input, Machine, Micros, NodeId, Offset, Outbox, Seq, Seqs, Symbol};
+use nonces::Nonces;
+pub use nonces::{NONCES_FOR_FENCES, NONCES_MAX};
+use pending::Chunk;
 
-/// Nonces kept per machine: a thousand control records a second for the minute that they are valid.
-pub const NONCES_MAX: usize = 65_536;
+/// Sealed messages kept until their fence is applied: a shadow's lag is small when it is fenced in, so one is usual.
+/// What finds no room costs the crash path, never an output.
+const EARLY_MAX: usize = 16;
 
 /// Whether a replica publishes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,57 +66,14 @@ pub enum Effect {
     Seal(Sealed),
     /// The control record at this offset had no effect; it is a dead letter.
     Void { offset: Offset, why: VoidReason },
-    /// Invariant MG2 is broken: say so loudly.
+    /// Invariant MG2 is broken: say so loudly. [`Effect::Restore`] follows if the takeover had not happened yet;
+    /// otherwise this replica publishes nothing any more, and somebody must look.
     Alarm { epoch: Epoch, mine: (Seq, Digest), theirs: (Seq, Digest) },
     /// Discard this replica and restore (rule 3).
     Restore,
 }
 
-/// A run of whole outputs.
-#[derive(Debug, Clone)]
-struct Chunk {
-    first: Seq,
-    last: Seq,
-    outputs: Bytes,
-}
-
-impl Chunk {
-    /// Drops the outputs up to and including `through`; `None` if nothing is left.
-    fn above(mut self, through: Seq) -> Option<Self> {
-        if self.last <= through {
-            return None;
-        }
-        while self.first <= through {
-            let length = header_of(&self.outputs).length;
-            self.outputs = self.outputs.slice(length..);
-            self.first = self.first.next();
-        }
-        Some(self)
-    }
-
-    /// Splits behind `through`: (up to it, above it).
-    fn split(self, through: Seq) -> (Option<Self>, Option<Self>) {
-        if self.last <= through {
-            return (Some(self), None);
-        }
-        if self.first > through {
-            return (None, Some(self));
-        }
-        let (mut at, mut seq) = (0, self.first);
-        while seq <= through {
-            at += header_of(&self.outputs[at..]).length;
-            seq = seq.next();
-        }
-        let head = Self { first: self.first, last: through, outputs: self.outputs.slice(..at) };
-        (Some(head), Some(Self { first: seq, last: self.last, outputs: self.outputs.slice(at..) }))
-    }
-}
-
-fn header_of(outputs: &[u8]) -> Header {
-    Header::read(outputs).unwrap_or_else(|_| unreachable!("the outbox writes whole outputs"))
-}
-
-/// What is known of the output topic.
+/// What is known of the output topic. A machine with more topics has one of these for each.
 #[derive(Debug, Clone, Copy, Default)]
 struct TopicState {
     /// Highest seq known durable together with everything before it.
@@ -145,13 +108,18 @@ pub struct Replica<M: Machine> {
     outbox: Outbox,
     offset: Offset,
     clock: Micros,
-    nonces: BTreeMap<u128, Micros>,
-    nonces_by_expiry: BTreeSet<(Micros, u128)>,
-    /// Sum of the nonces' hashes: part of the digest.
-    nonces_sum: u128,
+    nonces: Nonces,
     owner: NodeId,
     mode: Mode,
     hold: Option<AtFence>,
+    /// The last fence whose takeover was completed: a Sealed that comes later is still compared.
+    taken: Option<AtFence>,
+    /// Rule 8b: until the fence of this epoch, which is to me, nothing of what is replayed is a takeover or a debt.
+    silent_until: Option<Epoch>,
+    /// Sealed messages that overtook their fence.
+    early: Vec<Sealed>,
+    /// Two owners disagreed after this one had published: nothing is published any more.
+    stopped: bool,
     /// Last seq enqueued or known durable.
     sent: Seq,
     topic: TopicState,
@@ -161,7 +129,8 @@ pub struct Replica<M: Machine> {
 }
 
 impl<M: Machine> Replica<M> {
-    /// Begins with the record that lists the symbol; `None` if that is no valid birth.
+    /// Begins with the record that lists the symbol; `None` if that is no valid birth. One that was appended after it
+    /// had run out is void, here as anywhere.
     pub fn born(
         me: NodeId,
         symbol: Symbol,
@@ -169,13 +138,18 @@ impl<M: Machine> Replica<M> {
         input: &Input<M::Command>,
         effects: &mut Vec<Effect>,
     ) -> Option<Self> {
+        let mut nonces = Nonces::default();
+        if let Some(authority) = M::authority(&input.command)
+            && let Err(why) = nonces.spend(authority, input.at, false)
+        {
+            effects.push(Effect::Void { offset: input.offset, why });
+            return None;
+        }
         let mut outbox = Outbox::new(Seqs::default(), Epoch(0));
         let machine = M::birth(input, &mut outbox)?;
         let mut replica = Self::new(me, symbol, machine, outbox, owner, input.offset.next());
         replica.clock = input.at;
-        if let Some(authority) = M::authority(&input.command) {
-            replica.remember(authority);
-        }
+        replica.nonces = nonces;
         replica.collect(effects);
         Some(replica)
     }
@@ -185,11 +159,22 @@ impl<M: Machine> Replica<M> {
         let outbox = Outbox::new(snapshot.seqs, snapshot.epoch);
         let mut replica = Self::new(me, snapshot.symbol, snapshot.machine, outbox, snapshot.owner, snapshot.offset);
         replica.clock = snapshot.clock;
-        for (until, nonce) in snapshot.nonces {
-            replica.remember(&Authority { nonce, valid_until: until });
-        }
+        replica.nonces = Nonces::from_vec(snapshot.nonces);
         replica.sent = snapshot.seqs.last;
         replica.topic.floor = snapshot.seqs.last; // SN1: it became visible only once that was durable
+        replica
+    }
+
+    /// Rule 8b: instead of a holder of `epoch`'s fence that dropped outputs. `floor` is the highest of the floors kept
+    /// and of what reading `events` to its end gave. The caller goes on by applying the records from the snapshot's
+    /// offset; the replica says nothing until it applies that fence, and then everything above the floor.
+    pub fn restore_by_crash_path(me: NodeId, snapshot: Snapshot<M>, epoch: Epoch, floor: Seq) -> Self {
+        let mut replica = Self::restore(me, snapshot);
+        replica.raise_floor(floor);
+        if replica.epoch() < epoch {
+            replica.mode = Mode::Shadow;
+            replica.silent_until = Some(epoch);
+        }
         replica
     }
 
@@ -202,12 +187,14 @@ impl<M: Machine> Replica<M> {
             outbox,
             offset,
             clock: Micros(0),
-            nonces: BTreeMap::new(),
-            nonces_by_expiry: BTreeSet::new(),
-            nonces_sum: 0,
+            nonces: Nonces::default(),
             owner,
             mode,
             hold: None,
+            taken: None,
+            silent_until: None,
+            early: Vec::new(),
+            stopped: false,
             sent: Seq(0),
             topic: TopicState::default(),
             pending: VecDeque::new(),
@@ -239,44 +226,18 @@ impl<M: Machine> Replica<M> {
     fn control(&mut self, input: &Input<M::Command>, effects: &mut Vec<Effect>) {
         self.clock = self.clock.max(input.at);
         let Some(authority) = M::authority(&input.command) else { return };
-        if let Err(why) = self.check(authority, input.at) {
+        let fence = M::fence(&input.command);
+        if let Err(why) = self.nonces.spend(authority, self.clock, fence.is_some()) {
             effects.push(Effect::Void { offset: input.offset, why });
             return;
         }
-        self.remember(authority);
-        match M::fence(&input.command) {
+        match fence {
             Some(fence) => {
                 let fence = *fence;
                 self.collect(effects);
                 self.fence(&fence, input.offset, effects);
             }
             None => self.machine.apply(input, &mut self.outbox),
-        }
-    }
-
-    fn check(&mut self, authority: &Authority, at: Micros) -> Result<(), VoidReason> {
-        while let Some(oldest) = self.nonces_by_expiry.first().copied().filter(|(until, _)| *until < self.clock) {
-            self.nonces_by_expiry.remove(&oldest);
-            self.nonces.remove(&oldest.1);
-            self.nonces_sum = self.nonces_sum.wrapping_sub(nonce_hash(&oldest));
-        }
-        if at > authority.valid_until {
-            return Err(VoidReason::RanOut);
-        }
-        if self.nonces.contains_key(&authority.nonce) {
-            return Err(VoidReason::Repeated);
-        }
-        if self.nonces.len() >= NONCES_MAX {
-            return Err(VoidReason::TooMany);
-        }
-        Ok(())
-    }
-
-    fn remember(&mut self, authority: &Authority) {
-        let entry = (authority.valid_until, authority.nonce);
-        if self.nonces.insert(authority.nonce, authority.valid_until).is_none() {
-            self.nonces_by_expiry.insert(entry);
-            self.nonces_sum = self.nonces_sum.wrapping_add(nonce_hash(&entry));
         }
     }
 
@@ -290,18 +251,34 @@ impl<M: Machine> Replica<M> {
         self.owner = fence.to;
         let at = AtFence { epoch: fence.epoch, offset, seq: self.seq(), digest: self.digest() };
         match (was_mine, fence.to == self.me) {
-            (true, true) | (false, false) => {}
-            (false, true) => {
-                self.mode = Mode::Hold(fence.epoch);
-                self.hold = Some(at);
+            _ if self.stopped => {}
+            _ if self.silent_until.is_some_and(|until| fence.epoch < until) => {}
+            (_, true) if self.silent_until.is_some() => {
+                self.hold_at(at, effects);
+                self.take_by_crash_path(self.topic.floor, effects);
             }
-            (true, false) => {
-                // 9: an Active owner owes a Sealed; 9b: a holder first has to drain what it held.
+            (true, true) | (false, false) => {}
+            (false, true) => self.hold_at(at, effects),
+            // 9: an Active owner owes a Sealed; 9b: a holder first has to drain what it held.
+            (true, false) if self.silent_until.is_none() => {
                 let drains = self.hold.take();
                 self.mode = Mode::Shadow;
                 self.debts.push(Debt { at, to: fence.to, drains });
                 self.pay(effects);
             }
+            (true, false) => {}
+        }
+        self.silent_until = self.silent_until.filter(|until| fence.epoch < *until);
+        self.early.retain(|sealed| sealed.epoch > fence.epoch);
+    }
+
+    /// Rule 6; the Sealed may be here already.
+    fn hold_at(&mut self, at: AtFence, effects: &mut Vec<Effect>) {
+        self.mode = Mode::Hold(at.epoch);
+        self.hold = Some(at);
+        if let Some(n) = self.early.iter().position(|sealed| sealed.epoch == at.epoch) {
+            let sealed = self.early.swap_remove(n);
+            self.sealed(sealed, effects);
         }
     }
 
@@ -313,6 +290,9 @@ impl<M: Machine> Replica<M> {
         }
         let last = self.seq();
         let outputs = Bytes::from(self.outbox.take());
+        if self.stopped {
+            return;
+        }
         let chunk = Chunk { first: Seq(last.0 - count + 1), last, outputs };
         if self.mode == Mode::Active {
             self.enqueue(chunk, effects);
@@ -331,7 +311,7 @@ impl<M: Machine> Replica<M> {
 
     fn become_active(&mut self, effects: &mut Vec<Effect>) {
         self.mode = Mode::Active;
-        self.hold = None;
+        self.taken = self.hold.take();
         for chunk in std::mem::take(&mut self.pending) {
             self.enqueue(chunk, effects);
         }
@@ -359,39 +339,62 @@ impl<M: Machine> Replica<M> {
 
     /// Rule 7, and 9b for a holder that was fenced away.
     pub fn sealed(&mut self, sealed: Sealed, effects: &mut Vec<Effect>) {
-        if let Some(hold) = self.hold.filter(|h| h.epoch == sealed.epoch) {
-            if !self.agrees(&hold, &sealed, effects) {
+        let is_of = |at: &AtFence| at.epoch == sealed.epoch;
+        if let Some(hold) = self.hold.filter(is_of) {
+            if !agrees(&hold, &sealed, effects) {
+                effects.push(Effect::Restore);
                 return;
             }
-            self.sent = self.sent.max(sealed.seq);
-            self.raise_floor(sealed.seq);
+            self.learn(sealed.seq);
             self.become_active(effects);
-        } else if let Some(n) = self.debts.iter().position(|d| d.drains.is_some_and(|h| h.epoch == sealed.epoch)) {
+        } else if let Some(n) = self.debts.iter().position(|d| d.drains.as_ref().is_some_and(is_of)) {
             let debt = self.debts[n];
-            if !debt.drains.is_some_and(|hold| self.agrees(&hold, &sealed, effects)) {
+            if !debt.drains.is_some_and(|hold| agrees(&hold, &sealed, effects)) {
+                effects.push(Effect::Restore);
                 return;
             }
-            self.sent = self.sent.max(sealed.seq);
-            self.raise_floor(sealed.seq);
+            self.learn(sealed.seq);
             self.drain(debt.at.seq, effects);
             self.debts[n].drains = None;
+        } else if let Some(taken) = self.taken.filter(is_of) {
+            // The crash path was quicker, and had nothing to compare with.
+            if !agrees(&taken, &sealed, effects) {
+                self.stop();
+                return;
+            }
+            self.learn(sealed.seq);
         } else {
-            // Of an older epoch, or late: a true claim all the same (C), and never the end of a hold.
-            self.sent = self.sent.max(sealed.seq);
-            self.raise_floor(sealed.seq);
+            // Of another epoch: a true claim all the same (C), and never the end of a hold.
+            self.learn(sealed.seq);
+            self.keep_early(sealed);
         }
         self.pay(effects);
     }
 
-    /// MG2.
-    fn agrees(&self, mine: &AtFence, sealed: &Sealed, effects: &mut Vec<Effect>) -> bool {
-        if (mine.seq, mine.digest) == (sealed.seq, sealed.digest) {
-            return true;
+    /// Everything up to `seq` is durable, as its publisher says.
+    fn learn(&mut self, seq: Seq) {
+        self.sent = self.sent.max(seq);
+        self.raise_floor(seq);
+    }
+
+    /// The messenger may overtake the log: a Sealed of a fence that is still to be applied waits for it.
+    fn keep_early(&mut self, sealed: Sealed) {
+        if sealed.epoch <= self.epoch() || self.early.contains(&sealed) {
+            return;
         }
-        let (mine, theirs) = ((mine.seq, mine.digest), (sealed.seq, sealed.digest));
-        effects.push(Effect::Alarm { epoch: sealed.epoch, mine, theirs });
-        effects.push(Effect::Restore);
-        false
+        if self.early.len() == EARLY_MAX {
+            self.early.remove(0);
+        }
+        self.early.push(sealed);
+    }
+
+    /// Publishes nothing any more, now or later: what two owners said differs, and more of it makes it worse.
+    fn stop(&mut self) {
+        self.stopped = true;
+        self.mode = Mode::Shadow;
+        (self.hold, self.silent_until) = (None, None);
+        self.pending.clear();
+        self.debts.clear();
     }
 
     /// 9b: enqueues the held outputs up to `through`; what lies behind is the next owner's and stays pending.
@@ -423,7 +426,8 @@ impl<M: Machine> Replica<M> {
         let durable = self.topic.floor.max(self.topic.acked);
         self.debts.retain(|debt| {
             let AtFence { epoch, offset, seq, digest } = debt.at;
-            let due = debt.drains.is_none() && durable >= seq;
+            // Also of a holder that still waits: whoever made it durable, it is.
+            let due = durable >= seq;
             if due {
                 effects.push(Effect::Seal(Sealed { epoch, offset, seq, digest, to: debt.to }));
             }
@@ -442,7 +446,7 @@ impl<M: Machine> Replica<M> {
             owner: self.owner,
             events_position,
             clock: self.clock,
-            nonces: self.nonces_by_expiry.iter().copied().collect(),
+            nonces: self.nonces.to_vec(),
             machine: self.machine.clone(),
         })
     }
@@ -475,7 +479,7 @@ impl<M: Machine> Replica<M> {
 
     /// Outputs kept back, for figures.
     pub fn pending_outputs(&self) -> u64 {
-        self.pending.iter().map(|c| c.last.0 - c.first.0 + 1).sum()
+        self.pending.iter().map(Chunk::count).sum()
     }
 
     /// Digest of all that can influence the future: the machine, who owns it, the epoch, the clock, the nonces.
@@ -485,15 +489,17 @@ impl<M: Machine> Replica<M> {
         h.write(self.owner.as_bytes());
         h.write_u64(self.epoch().0);
         h.write_u64(self.clock.0);
-        h.write_u128(self.nonces_sum);
-        h.write_usize(self.nonces.len());
+        self.nonces.digest_into(&mut h);
         Digest(h.finish128().as_u128())
     }
 }
 
-fn nonce_hash((until, nonce): &(Micros, u128)) -> u128 {
-    let mut h = SipHasher13::new_with_keys(0x686f_7462_6f6f_6b31, 0x6e6f_6e63_6573_3031);
-    h.write_u64(until.0);
-    h.write_u128(*nonce);
-    h.finish128().as_u128()
+/// MG2: seq and digest at the fence, and the fence itself, are the same for both.
+fn agrees(mine: &AtFence, sealed: &Sealed, effects: &mut Vec<Effect>) -> bool {
+    if (mine.offset, mine.seq, mine.digest) == (sealed.offset, sealed.seq, sealed.digest) {
+        return true;
+    }
+    let (mine, theirs) = ((mine.seq, mine.digest), (sealed.seq, sealed.digest));
+    effects.push(Effect::Alarm { epoch: sealed.epoch, mine, theirs });
+    false
 }

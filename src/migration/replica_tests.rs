@@ -283,6 +283,103 @@ fn a_snapshot_survives_its_file_and_damage_is_refused() {
     }
 }
 
+/// The messenger is quicker than the log: a Sealed waits for its fence, and no crash path is needed.
+#[test]
+fn a_sealed_that_overtakes_its_fence_is_kept() {
+    let ((mut a, _), (mut b, _)) = (born(0), born(1));
+    let log = [say(1, 2), fence(2, 1, 1), say(3, 2)];
+    let mut effects = apply(&mut a, &log);
+    a.acked(Seq(3), &mut effects);
+    let sealed = sealed_of(&effects).unwrap();
+    let mut effects = Vec::new();
+    b.sealed(sealed, &mut effects);
+    b.sealed(sealed, &mut effects);
+    assert_eq!((published(&effects), b.mode()), (vec![], Mode::Shadow));
+    assert_eq!((published(&apply(&mut b, &log)), b.mode()), (vec![4, 5], Mode::Active));
+}
+
+/// An early Sealed is still compared at its fence (rule 7).
+#[test]
+fn an_early_sealed_with_another_digest_is_an_alarm() {
+    let (mut b, _) = born(1);
+    b.sealed(
+        Sealed { epoch: Epoch(1), offset: Offset(1), seq: Seq(1), digest: Digest(666), to: node(1) },
+        &mut Vec::new(),
+    );
+    let effects = apply(&mut b, &[fence(1, 1, 1), say(2, 1)]);
+    assert!(matches!(effects[..], [Effect::Alarm { .. }, Effect::Restore]), "{effects:?}");
+    assert_eq!(b.mode(), Mode::Hold(Epoch(1)));
+}
+
+/// "A Sealed after the switch is harmless, unless its digest differs: then alarm and stop."
+#[test]
+fn a_late_sealed_with_another_digest_stops_the_replica() {
+    let ((mut a, _), (mut b, _)) = (born(0), born(1));
+    let log = [say(1, 1), fence(2, 1, 1)];
+    let mut effects = apply(&mut a, &log);
+    a.acked(Seq(2), &mut effects);
+    let right = sealed_of(&effects).unwrap();
+    apply(&mut b, &log);
+    let mut effects = Vec::new();
+    b.take_by_crash_path(Seq(1), &mut effects);
+    b.sealed(right, &mut effects);
+    assert_eq!((published(&effects), b.mode()), (vec![2], Mode::Active), "the same digest changes nothing");
+    let mut effects = Vec::new();
+    b.sealed(Sealed { digest: Digest(666), ..right }, &mut effects);
+    assert!(matches!(effects[..], [Effect::Alarm { .. }]), "{effects:?}");
+    let after = apply(&mut b, &[say(3, 1), fence(4, 2, 0), fence(5, 3, 1), say(6, 1)]);
+    b.take_by_crash_path(Seq(2), &mut effects);
+    assert_eq!((after, effects.len(), b.mode()), (vec![], 1, Mode::Shadow));
+}
+
+/// Rule 8b: restored instead of a shadow that dropped its outputs; nothing is said before the fence it is for.
+#[test]
+fn the_crash_path_by_restore_is_silent_until_its_fence() {
+    let (a, _) = born(0);
+    let snapshot = a.cut(Offset(0)).unwrap();
+    let mut b = Replica::restore_by_crash_path(node(1), snapshot.clone(), Epoch(3), Seq(2));
+    let log = [say(1, 2), fence(2, 1, 1), say(3, 1), fence(4, 2, 2), say(5, 1), fence(6, 3, 1), say(7, 1)];
+    let effects = apply(&mut b, &log[..5]);
+    assert_eq!((effects, b.mode()), (vec![], Mode::Shadow), "older fences of mine neither hold nor owe");
+    assert_eq!((published(&apply(&mut b, &log[5..])), b.mode()), (vec![3, 4, 5, 6], Mode::Active));
+    let mut late = Replica::restore_by_crash_path(node(0), snapshot, Epoch(0), Seq(3));
+    assert_eq!(late.mode(), Mode::Active, "the snapshot's epoch is high enough: rule 3 decides");
+    assert_eq!(published(&apply(&mut late, &[say(1, 2), say(2, 1)])), [4]);
+}
+
+/// Rule 9: what is owed is durability, whoever brought it about.
+#[test]
+fn a_holder_fenced_away_seals_what_another_made_durable() {
+    let (mut b, _) = born(1);
+    apply(&mut b, &[say(1, 1), fence(2, 1, 1), say(3, 2), fence(4, 2, 2)]);
+    let mut effects = Vec::new();
+    b.topic_read(Seq(3), &mut effects);
+    assert_eq!(sealed_of(&effects), None);
+    b.topic_read(Seq(4), &mut effects);
+    assert_eq!(sealed_of(&effects).map(|s| (s.epoch, s.seq)), Some((Epoch(2), Seq(4))));
+}
+
+/// A nonce that was forgotten as run out must not be good again because the log's time stepped back.
+#[test]
+fn a_clock_that_steps_back_revives_no_control_record() {
+    let (mut a, _) = born(0);
+    let timed = |offset, at, epoch, until| {
+        let mut input = fence(offset, epoch, 0);
+        input.at = Micros(at);
+        if let ToyCommand::Fence(_, authority) = &mut input.command {
+            authority.valid_until = Micros(until);
+        }
+        input
+    };
+    apply(&mut a, &[timed(1, 10, 1, 20), timed(2, 50, 2, 60)]);
+    let mut again = timed(3, 15, 3, 20);
+    if let ToyCommand::Fence(_, authority) = &mut again.command {
+        authority.nonce = 1;
+    }
+    assert_eq!(apply(&mut a, &[again]), [Effect::Void { offset: Offset(3), why: VoidReason::RanOut }]);
+    assert_eq!(a.epoch(), Epoch(2));
+}
+
 /// One process: a replica and what it has sent and not yet got acknowledged.
 struct Process {
     replica: Replica<Toy>,
