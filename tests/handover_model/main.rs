@@ -1,0 +1,103 @@
+//! The handover protocol, model-checked: every state within the bounds, breadth first (docs/model.md).
+//!
+//! `HOTBOOK_MODEL_DEEP=1` searches wider bounds as well (minutes, and some gigabytes).
+
+mod actions;
+mod bounds;
+mod history;
+mod mutations;
+mod rules;
+mod search;
+mod state;
+
+use bounds::{Bounds, Mutation};
+use mutations::{BEYOND, ROWS, Row};
+use rstest::rstest;
+use rules::Model;
+use search::{Found, say, search};
+
+const DOCS: &str = include_str!("../../docs/model.md");
+
+const THREE_NODES: Bounds = Bounds { names: &[0, 1, 2], commands: 2, fences: 2, restores: 1, ..Bounds::NONE };
+const ONE_NAME_TWICE: Bounds = Bounds { names: &[0, 0, 1], ..THREE_NODES };
+const TWO_NODES: Bounds = Bounds { names: &[0, 1], ..THREE_NODES };
+const POSITIONS: Bounds = Bounds { cuts: 1, positions: true, ..TWO_NODES };
+
+#[rstest]
+// The longest first: the harness starts them in this order.
+#[case::positions(POSITIONS, Bounds { commands: 3, fences: 1, ..POSITIONS })]
+#[case::positions_one_name_twice(
+    Bounds { names: &[0, 0], commands: 3, fences: 0, ..POSITIONS },
+    Bounds { names: &[0, 0, 1], commands: 3, fences: 0, ..POSITIONS }
+)]
+#[case::three_nodes(THREE_NODES, Bounds { commands: 3, ..THREE_NODES })]
+#[case::one_name_twice(ONE_NAME_TWICE, Bounds { commands: 3, ..ONE_NAME_TWICE })]
+#[case::more_commands(Bounds { commands: 3, ..TWO_NODES }, Bounds { commands: 4, fences: 3, ..TWO_NODES })]
+#[case::more_fences(Bounds { fences: 4, ..TWO_NODES }, Bounds { commands: 3, fences: 4, ..TWO_NODES })]
+#[case::losing_fences(Bounds { fences: 3, losers: true, ..TWO_NODES }, Bounds { fences: 4, losers: true, ..TWO_NODES })]
+#[case::two_topics(Bounds { fences: 1, topics: 2, ..TWO_NODES }, Bounds { topics: 2, ..TWO_NODES })]
+#[case::two_topics_back_and_forth(
+    Bounds { topics: 2, restores: 0, ..TWO_NODES },
+    Bounds { fences: 1, cuts: 1, topics: 2, ..TWO_NODES }
+)]
+#[case::snapshots(Bounds { restores: 2, cuts: 1, ..TWO_NODES }, Bounds { restores: 2, cuts: 2, ..TWO_NODES })]
+#[case::dropped_outputs(Bounds { fences: 3, drops: 1, ..TWO_NODES }, Bounds { fences: 3, drops: 1, cuts: 1, ..TWO_NODES })]
+#[case::divergence(
+    Bounds { diverges: 1, crash_path_a: false, ..THREE_NODES },
+    Bounds { fences: 3, restores: 2, diverges: 1, crash_path_a: false, ..TWO_NODES }
+)]
+fn the_rules_as_written_lose_nothing(#[case] bounds: Bounds, #[case] deep: Bounds) {
+    loses_nothing(bounds);
+    if std::env::var_os("HOTBOOK_MODEL_DEEP").is_some() {
+        loses_nothing(deep);
+    }
+}
+
+fn loses_nothing(bounds: Bounds) {
+    let model = Model::new(bounds, None);
+    let found = search(&model);
+    if let Some(counterexample) = &found.counterexample {
+        panic!("{} within {}\n{}", counterexample.violation, model.bounds, counterexample.story.join("\n"));
+    }
+    let Found { states, steps, depth, took, .. } = found;
+    let line = format!("| {} | {states} | {steps} | {depth} |", model.bounds);
+    say(&format!("model: {line} {took:.1?}"));
+    assert!(DOCS.contains(&line), "docs/model.md should have: {line}");
+}
+
+#[test]
+fn each_reading_that_loses_data_is_caught() {
+    let missing: Vec<String> = ROWS.iter().chain(BEYOND).map(caught).filter(|line| !DOCS.contains(line)).collect();
+    assert!(missing.is_empty(), "docs/model.md should have:\n{}", missing.join("\n"));
+}
+
+/// Tells the story; returns the row's line of docs/model.md.
+fn caught(row: &Row) -> String {
+    let found = search(&Model::new(row.bounds.clone(), Some(row.mutation)));
+    let Some(counterexample) = found.counterexample else {
+        panic!("not caught: {} within {}", row.reading, row.bounds)
+    };
+    let length = counterexample.story.len();
+    let line = format!("| {} | {} | {} | {length} |", row.reading, row.bounds, counterexample.violation);
+    say(&format!("model: caught {line}"));
+    println!("{}", counterexample.story.join("\n"));
+    line
+}
+
+/// The correct rules in the bounds of each row: what was caught is the mutation, not the bounds.
+#[test]
+fn nothing_is_caught_where_nothing_is_mutated() {
+    for row in ROWS.iter().chain(BEYOND) {
+        let found = search(&Model::new(row.bounds.clone(), None));
+        assert!(found.counterexample.is_none(), "{} within {}", row.reading, row.bounds);
+    }
+}
+
+/// The second half of the row "consumers, or the reader of hw, drop records of older epochs": whatever part of a topic is
+/// looked at, a record found there says that all before it are durable (facts A and B), so it is a stale hw.
+#[test]
+fn a_high_water_mark_that_leaves_out_old_epochs_is_only_stale() {
+    let bounds = Bounds { cuts: 1, ..TWO_NODES };
+    let found = search(&Model::new(bounds, Some(Mutation::HighWaterFiltersEpoch)));
+    assert!(found.counterexample.is_none());
+}
