@@ -63,6 +63,22 @@ pub enum Action {
     ConsumerLearnsEpoch(u8),
 }
 
+impl Action {
+    /// Whose step it is; nobody's if an ended session's record lands.
+    pub fn process(self) -> Option<usize> {
+        match self {
+            Self::Apply(p) | Self::TakeByCrashPath(p) | Self::Cut(p) | Self::DropPending(p) | Self::Diverge(p) => {
+                Some(p)
+            }
+            Self::ReadTopic { p, .. } | Self::DeliverSealed { p, .. } | Self::GiveUp { p, .. } => Some(p),
+            Self::RestoreByCrashPath { p, .. } | Self::ShowSnapshot { p, .. } => Some(p),
+            Self::CrashAndRestore { p, .. } | Self::LoseSuffixAndRestore { p, .. } => Some(p),
+            Self::Land { from: From::Process(p), .. } => Some(p),
+            Self::Land { from: From::Ended(_), .. } | Self::ConsumerLearnsEpoch(_) => None,
+        }
+    }
+}
+
 impl Model {
     /// Every state that is one step away.
     pub fn successors(&self, state: &State, out: &mut Vec<(Action, State)>) {

@@ -4,13 +4,17 @@
 
 mod actions;
 mod bounds;
+mod conformance;
 mod history;
 mod mutations;
 mod rules;
 mod search;
 mod state;
 
+use std::collections::BTreeMap;
+
 use bounds::{Bounds, Mutation};
+use conformance::Walk;
 use mutations::{BEYOND, ROWS, Row};
 use rstest::rstest;
 use rules::Model;
@@ -100,4 +104,38 @@ fn a_high_water_mark_that_leaves_out_old_epochs_is_only_stale() {
     let bounds = Bounds { cuts: 1, ..TWO_NODES };
     let found = search(&Model::new(bounds, Some(Mutation::HighWaterFiltersEpoch)));
     assert!(found.counterexample.is_none());
+}
+
+/// Longer logs than any search has, three processes, restores and snapshots.
+#[rstest]
+#[case::three_nodes(&[0, 1, 2])]
+#[case::one_name_twice(&[0, 0, 1])]
+fn the_replica_does_what_the_model_does(#[case] names: &'static [u8]) {
+    const WALKS: u64 = 10_000;
+    let bounds = Bounds { names, commands: 4, fences: 4, losers: true, restores: 3, cuts: 2, ..Bounds::NONE };
+    let model = Model::new(bounds, None);
+    let mut counts = BTreeMap::<String, u64>::new();
+    for seed in 1..=WALKS {
+        let mut random = Random(seed);
+        let log = random.below(model.logs.len()) as u16;
+        for action in Walk::new(&model, log).to_the_end(|n| random.below(n)) {
+            let name = format!("{action:?}");
+            *counts.entry(name.split(['(', ' ']).next().unwrap_or_default().to_owned()).or_default() += 1;
+        }
+    }
+    say(&format!("model: {WALKS} walks beside the replica, {names:?}: {counts:?}"));
+    assert_eq!(counts.len(), 10, "every kind of step was taken");
+}
+
+/// splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as usize
+    }
 }
