@@ -111,10 +111,12 @@ pub struct Walk<'a> {
     /// The first copy of each seq.
     content: BTreeMap<u8, Bytes>,
     inputs: Vec<Input<ToyCommand>>,
+    /// Repeats the walk; printed when the two differ.
+    seed: u64,
 }
 
 impl<'a> Walk<'a> {
-    pub fn new(model: &'a Model, log: u16) -> Self {
+    pub fn new(model: &'a Model, log: u16, seed: u64) -> Self {
         let state = State::born(log, model.bounds.names);
         let birth = Input { offset: Offset(0), at: Micros(0), origin: Origin::NONE, command: ToyCommand::Say(0) };
         let symbol = Symbol::new("TOY").unwrap();
@@ -136,11 +138,12 @@ impl<'a> Walk<'a> {
             snapshots: BTreeMap::from([(0, birth)]),
             content: BTreeMap::new(),
             inputs: records.map(|(offset, record)| input(offset as u8, *record)).collect(),
+            seed,
         }
     }
 
     /// Goes on with whatever `pick(n)` chooses of n possible steps until there is none, and compares after each.
-    pub fn to_the_end(&mut self, mut pick: impl FnMut(usize) -> usize) -> Vec<Action> {
+    pub fn until_the_end(&mut self, mut pick: impl FnMut(usize) -> usize) -> Vec<Action> {
         let mut taken = Vec::new();
         let mut successors = Vec::new();
         loop {
@@ -257,7 +260,7 @@ impl<'a> Walk<'a> {
     }
 
     fn compare(&self, taken: &[Action]) {
-        let story = || format!("{:?}\n{taken:#?}", self.model.history(&self.state).records);
+        let story = || format!("seed {}, {:?}\n{taken:#?}", self.seed, self.model.history(&self.state).records);
         for (p, real) in self.reals.iter().enumerate() {
             let (process, replica) = (&self.state.processes[p], &real.replica);
             let at = self.model.history(&self.state).at(process.offset);

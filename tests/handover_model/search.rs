@@ -58,12 +58,13 @@ pub fn search(model: &Model) -> Found {
     'levels: while !level.is_empty() {
         let mut next_level = Vec::new();
         for state in &level {
+            let from = state.fingerprint();
             successors.clear();
             model.successors(state, &mut successors);
             found.steps += successors.len() as u64;
             for (_, next) in &successors {
                 let std::collections::hash_map::Entry::Vacant(entry) = met.entry(next.fingerprint()) else { continue };
-                entry.insert(state.fingerprint());
+                entry.insert(from);
                 if let Some(violation) = violation(model, next) {
                     found.counterexample = Some(Counterexample { violation, story: story(model, &met, next) });
                     break 'levels;

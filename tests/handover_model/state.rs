@@ -287,7 +287,9 @@ impl State {
         orphans.sort_unstable();
         let mut h = Mixer(0x9e37_79b9_7f4a_7c15);
         words.iter().flatten().for_each(|w| h.add(*w));
-        orphans.iter().chain([&self.topics]).flatten().for_each(|q| h.add(q.0));
+        let [[a, b], [c, d]] = orphans;
+        let [e, f] = self.topics;
+        [a, b, c, d, e, f].iter().for_each(|queue| h.add(queue.0));
         let Self { log, sealed, restores, cuts, drops, diverges, snapshots: s, seen, last_sent, consumer, .. } = *self;
         let log = log.to_le_bytes();
         let sealed = sealed.to_le_bytes();
