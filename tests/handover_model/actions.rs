@@ -330,8 +330,8 @@ impl Model {
         }
     }
 
-    /// Fact C for everything that anybody claims or believes, and MG1. Only the correct rules are held to it: a search
-    /// with a mutation goes on until a consumer is harmed.
+    /// Fact C for everything that anybody claims or believes, and MG1. (An acknowledged record is in the topic; that all
+    /// before it are is what consumers are checked for.)
     pub fn check_claims(&self, state: &State) -> Option<Violation> {
         let history = self.history(state);
         for t in 0..self.bounds.topics {
@@ -340,9 +340,6 @@ impl Model {
             for process in &state.processes[..self.bounds.names.len()] {
                 if process.floor[t] > hw {
                     return Some(Violation::FalseClaim("floor"));
-                }
-                if process.acked[t] > hw {
-                    return Some(Violation::FalseClaim("acknowledged"));
                 }
                 if self.bounds.positions && process.start_seq[t].max(self.high_water(state, process, t)) != hw {
                     return Some(Violation::FalseClaim("hw scanned from the snapshot's position"));

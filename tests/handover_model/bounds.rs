@@ -106,6 +106,8 @@ pub enum Mutation {
     NoDigest,
     /// Rule 4's freedom to drop outputs is taken by a replica in the silent replay of rule 8b too.
     DropInReplay,
+    /// Rule 2 read as "the last fence wins".
+    LosingFenceWins,
     /// Not a reading but a fault that no rule covers: a holder diverges.
     DivergeInHold,
 }

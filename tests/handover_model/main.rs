@@ -19,6 +19,7 @@ use mutations::{BEYOND, ROWS, Row};
 use rstest::rstest;
 use rules::Model;
 use search::{Found, say, search};
+use state::Violation;
 
 const DOCS: &str = include_str!("../../docs/model.md");
 
@@ -59,7 +60,7 @@ fn the_rules_as_written_lose_nothing(#[case] bounds: Bounds, #[case] deep: Bound
 }
 
 fn loses_nothing(bounds: Bounds) {
-    let model = Model::new(bounds, None);
+    let model = Model::correct(bounds);
     let found = search(&model);
     if let Some(counterexample) = &found.counterexample {
         panic!("{} within {}\n{}", counterexample.violation, model.bounds, counterexample.story.join("\n"));
@@ -78,7 +79,7 @@ fn each_reading_that_loses_data_is_caught() {
 
 /// Tells the story; returns the row's line of docs/model.md.
 fn caught(row: &Row) -> String {
-    let found = search(&Model::new(row.bounds.clone(), Some(row.mutation)));
+    let found = search(&Model::misread(row.bounds.clone(), row.mutation));
     let Some(counterexample) = found.counterexample else {
         panic!("not caught: {} within {}", row.reading, row.bounds)
     };
@@ -89,11 +90,28 @@ fn caught(row: &Row) -> String {
     line
 }
 
+/// A misreading makes somebody claim or believe what is not so, before it harms anybody: each check of fact C and MG1 can
+/// fail.
+#[rstest]
+#[case::seal(Mutation::SealWhenQueueIsEmpty, TWO_NODES, Violation::FalseClaim("Sealed"))]
+#[case::floor(Mutation::OneHighWater, Bounds { topics: 2, ..TWO_NODES }, Violation::FalseClaim("floor"))]
+#[case::snapshot(Mutation::SnapshotInHold, Bounds { cuts: 1, ..TWO_NODES }, Violation::FalseClaim("snapshot"))]
+#[case::high_water(
+    Mutation::PositionFromEnd,
+    Bounds { names: &[0, 0], fences: 0, ..POSITIONS },
+    Violation::FalseClaim("hw scanned from the snapshot's position")
+)]
+#[case::owner(Mutation::LosingFenceWins, Bounds { losers: true, ..TWO_NODES }, Violation::TwoOwners)]
+fn a_false_claim_is_seen(#[case] mutation: Mutation, #[case] bounds: Bounds, #[case] expected: Violation) {
+    let found = search(&Model { checks_claims: true, ..Model::misread(bounds, mutation) });
+    assert_eq!(found.counterexample.map(|c| c.violation), Some(expected));
+}
+
 /// The correct rules in the bounds of each row: what was caught is the mutation, not the bounds.
 #[test]
 fn nothing_is_caught_where_nothing_is_mutated() {
     for row in ROWS.iter().chain(BEYOND) {
-        let found = search(&Model::new(row.bounds.clone(), None));
+        let found = search(&Model::correct(row.bounds.clone()));
         assert!(found.counterexample.is_none(), "{} within {}", row.reading, row.bounds);
     }
 }
@@ -103,7 +121,7 @@ fn nothing_is_caught_where_nothing_is_mutated() {
 #[test]
 fn a_high_water_mark_that_leaves_out_old_epochs_is_only_stale() {
     let bounds = Bounds { cuts: 1, ..TWO_NODES };
-    let found = search(&Model::new(bounds, Some(Mutation::HighWaterFiltersEpoch)));
+    let found = search(&Model::misread(bounds, Mutation::HighWaterFiltersEpoch));
     assert!(found.counterexample.is_none());
 }
 
@@ -114,7 +132,7 @@ fn a_high_water_mark_that_leaves_out_old_epochs_is_only_stale() {
 fn the_replica_does_what_the_model_does(#[case] names: &'static [u8]) {
     const WALKS: u64 = 10_000;
     let bounds = Bounds { names, commands: 4, fences: 4, losers: true, restores: 3, cuts: 2, ..Bounds::NONE };
-    let model = Model::new(bounds, None);
+    let model = Model::correct(bounds);
     let mut counts = BTreeMap::<String, u64>::new();
     for seed in 1..=WALKS {
         let mut random = Random(seed);

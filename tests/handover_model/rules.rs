@@ -9,12 +9,20 @@ pub struct Model {
     pub bounds: Bounds,
     pub mutation: Option<Mutation>,
     pub logs: Vec<History>,
+    /// Also checks what replicas claim and believe (fact C, MG1), not only what consumers see.
+    pub checks_claims: bool,
 }
 
 impl Model {
-    pub fn new(bounds: Bounds, mutation: Option<Mutation>) -> Self {
+    /// The rules as written, held to everything.
+    pub fn correct(bounds: Bounds) -> Self {
         let logs = histories(&bounds);
-        Self { bounds, mutation, logs }
+        Self { bounds, mutation: None, logs, checks_claims: true }
+    }
+
+    /// A misreading, which is followed until a consumer is harmed.
+    pub fn misread(bounds: Bounds, mutation: Mutation) -> Self {
+        Self { mutation: Some(mutation), checks_claims: false, ..Self::correct(bounds) }
     }
 
     pub fn is(&self, mutation: Mutation) -> bool {
@@ -79,6 +87,8 @@ impl Model {
         if epoch == history.at(at).epoch + 1 {
             let was_mine = history.at(at).owner == process.name;
             self.fence(state, p, at, (was_mine, to == state.processes[p].name));
+        } else if self.is(Mutation::LosingFenceWins) && to == process.name {
+            process.mode = Mode::Hold(epoch);
         }
         true
     }

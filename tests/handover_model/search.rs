@@ -86,7 +86,7 @@ pub fn search(model: &Model) -> Found {
 }
 
 fn violation(model: &Model, state: &State) -> Option<Violation> {
-    state.violation.or_else(|| if model.mutation.is_none() { model.check_claims(state) } else { None })
+    state.violation.or_else(|| if model.checks_claims { model.check_claims(state) } else { None })
 }
 
 /// Walks back to the start by fingerprints, and forth again by steps.
