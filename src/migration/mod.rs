@@ -1,8 +1,11 @@
 //! Who owns a machine and how it passes on: pure state machines (HANDOVER).
 
+pub mod handover;
 pub mod naive;
 pub mod replica;
 pub mod snapshot;
 
+#[cfg(test)]
+mod handover_tests;
 #[cfg(test)]
 mod replica_tests;

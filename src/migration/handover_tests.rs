@@ -1,0 +1,198 @@
+//! The coordinator alone: what it does, and when it can still be stopped.
+
+use proptest::prelude::*;
+
+use super::handover::{
+    AbortError, Action, Cause, Coordinator, Deadlines, Event, LAG_SMALL, MoveId, MoveStatus, Plan, Step,
+};
+use crate::domain::control::Fence;
+use crate::domain::{Epoch, Micros, NodeId, Offset, Symbol};
+
+fn plan(cause: Cause) -> Plan {
+    Plan {
+        id: MoveId(1),
+        symbol: Symbol::new("TSLA").unwrap(),
+        from: NodeId::new("n1").unwrap(),
+        to: NodeId::new("n2").unwrap(),
+        epoch: Epoch(4),
+        cause,
+        detected_at: Micros(5),
+    }
+}
+
+struct Drive {
+    coordinator: Coordinator,
+    now: u64,
+    actions: Vec<Action>,
+}
+
+impl Drive {
+    fn begin(cause: Cause) -> Self {
+        let mut actions = Vec::new();
+        let coordinator = Coordinator::begin(plan(cause), Deadlines::default(), Micros(10), &mut actions);
+        Self { coordinator, now: 10, actions }
+    }
+
+    fn on(&mut self, event: Event) -> Vec<Action> {
+        self.now += 10;
+        self.actions.clear();
+        self.coordinator.on(event, Micros(self.now), &mut self.actions);
+        self.actions.clone()
+    }
+
+    fn status(&self) -> MoveStatus {
+        self.coordinator.record().status
+    }
+
+    fn up_to_the_fence(&mut self) {
+        self.on(Event::SnapshotReady { bytes: 100, stall_us: 3 });
+        self.on(caught_up());
+        self.on(Event::RouteMarked);
+        self.on(Event::FenceAppended);
+    }
+}
+
+fn caught_up() -> Event {
+    Event::ShadowProgress { lag: LAG_SMALL, epoch: Epoch(4), orders: 7 }
+}
+
+fn fence() -> Fence {
+    Fence { epoch: Epoch(5), from: plan(Cause::Load).from, to: plan(Cause::Load).to }
+}
+
+fn applied(epoch: u64, to: &str) -> Event {
+    Event::FenceApplied { epoch: Epoch(epoch), to: NodeId::new(to).unwrap(), offset: Offset(9) }
+}
+
+#[test]
+fn a_move_goes_through_its_eight_steps() {
+    let mut d = Drive::begin(Cause::Operator);
+    assert_eq!(d.actions, [Action::TakeSnapshot]);
+    assert_eq!(d.on(Event::SnapshotReady { bytes: 100, stall_us: 3 }), [Action::StartShadow]);
+    assert_eq!(d.on(Event::ShadowProgress { lag: LAG_SMALL + 1, epoch: Epoch(4), orders: 7 }), []);
+    assert_eq!(d.on(caught_up()), [Action::MarkRoute]);
+    assert_eq!(d.on(Event::RouteMarked), [Action::AppendFence(fence())]);
+    assert_eq!(d.on(Event::FenceAppended), []);
+    assert_eq!(d.on(applied(5, "n2")), []);
+    assert_eq!(d.on(Event::Sealed { epoch: Epoch(5) }), []);
+    assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: 3 }), [Action::SwitchRoute]);
+    assert_eq!(d.on(Event::RouteSwitched), [Action::WatchReplay]);
+    assert_eq!(d.on(Event::Replayed { pause_us: 120, baseline_gap_us: 80 }), [Action::DropSource]);
+    assert_eq!(d.on(Event::Cleaned), []);
+    let record = d.coordinator.record();
+    assert_eq!(record.status, MoveStatus::Completed);
+    assert_eq!(record.steps.iter().map(|s| s.name).collect::<Vec<_>>(), Step::ALL);
+    assert!(record.steps.iter().all(|s| s.took_us.is_some()));
+    assert_eq!((record.parked, record.pause_us, record.fence), (Some(3), Some(120), Some(Offset(9))));
+    assert_eq!((record.book_orders, record.snapshot_bytes, record.snapshot_stall_us), (7, 100, 3));
+}
+
+#[test]
+fn before_the_fence_an_abort_leaves_no_trace_and_behind_it_is_too_late() {
+    let mut d = Drive::begin(Cause::Operator);
+    d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+    d.on(caught_up());
+    assert_eq!(d.on(Event::Abort), [Action::DropShadow, Action::UnmarkRoute]);
+    assert_eq!((d.status(), d.coordinator.may_abort()), (MoveStatus::Aborted, Err(AbortError::Ended)));
+    let mut d = Drive::begin(Cause::Operator);
+    assert_eq!(d.on(Event::Abort), []);
+    let mut d = Drive::begin(Cause::Operator);
+    d.up_to_the_fence();
+    assert_eq!(d.coordinator.may_abort(), Err(AbortError::TooLate));
+    assert_eq!((d.on(Event::Abort), d.status()), (vec![], MoveStatus::Running));
+}
+
+#[test]
+fn a_dead_source_is_not_asked_for_anything() {
+    let mut d = Drive::begin(Cause::Recovery);
+    assert_eq!(d.actions, [Action::StartShadow]);
+    assert_eq!(d.on(caught_up()), [Action::MarkRoute]);
+    assert_eq!(d.on(Event::RouteMarked), [Action::AppendFence(fence())]);
+    assert_eq!(d.on(Event::FenceAppended), [Action::TakeByCrashPath]);
+}
+
+#[test]
+fn a_silent_source_is_waited_for_only_so_long() {
+    let mut d = Drive::begin(Cause::Load);
+    d.up_to_the_fence();
+    assert_eq!(d.on(Event::SourceSilent), [Action::TakeByCrashPath]);
+    d.now += Deadlines::default().drain_us;
+    assert_eq!(d.on(Event::Tick), [Action::TakeByCrashPath], "asked again: the first may have been lost");
+    d.now += Deadlines::default().takeover_us;
+    assert_eq!((d.on(Event::Tick), d.status()), (vec![], MoveStatus::Failed));
+}
+
+#[test]
+fn the_first_fence_wins() {
+    let mut d = Drive::begin(Cause::Load);
+    d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+    assert_eq!((d.on(applied(5, "n3")), d.status()), (vec![Action::DropShadow], MoveStatus::Aborted));
+    let mut d = Drive::begin(Cause::Load);
+    d.up_to_the_fence();
+    assert_eq!((d.on(applied(5, "n3")), d.status()), (vec![], MoveStatus::Failed));
+}
+
+#[test]
+fn an_append_that_certainly_failed_is_an_abort_and_an_unknown_one_is_waited_for() {
+    let mut d = Drive::begin(Cause::Load);
+    d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+    d.on(caught_up());
+    d.on(Event::RouteMarked);
+    let mut unknown = d.coordinator.clone();
+    assert_eq!(d.on(Event::FenceFailed { why: "full".into() }), [Action::DropShadow, Action::UnmarkRoute]);
+    unknown.on(applied(5, "n2"), Micros(100), &mut Vec::new());
+    assert_eq!(unknown.step(), Step::WaitForDrain);
+}
+
+fn any_event() -> impl Strategy<Value = Event> {
+    let why = || "why".to_owned();
+    let epoch = || (3u64..8).prop_map(Epoch);
+    prop_oneof![
+        Just(Event::SnapshotReady { bytes: 1, stall_us: 1 }),
+        Just(Event::SnapshotFailed { why: why() }),
+        (0u64..600, epoch()).prop_map(|(lag, epoch)| Event::ShadowProgress { lag, epoch, orders: 1 }),
+        Just(Event::ShadowFailed { why: why() }),
+        Just(Event::RouteMarked),
+        Just(Event::RouteRefused { why: why() }),
+        Just(Event::FenceAppended),
+        Just(Event::FenceFailed { why: why() }),
+        (epoch(), 1usize..4).prop_map(|(epoch, n)| Event::FenceApplied {
+            epoch,
+            to: NodeId::new(&format!("n{n}")).unwrap(),
+            offset: Offset(1)
+        }),
+        epoch().prop_map(|epoch| Event::Sealed { epoch }),
+        epoch().prop_map(|epoch| Event::Active { epoch, parked: 1 }),
+        Just(Event::RouteSwitched),
+        Just(Event::Replayed { pause_us: 1, baseline_gap_us: 1 }),
+        Just(Event::Cleaned),
+        Just(Event::SourceSilent),
+        Just(Event::TargetGone),
+        Just(Event::Abort),
+        Just(Event::Tick),
+    ]
+}
+
+proptest! {
+    /// In whatever order events come, at most one fence is appended, an abort comes before it, the steps are in order,
+    /// and time alone ends every move.
+    #[test]
+    fn any_order_of_events_is_survived(events in prop::collection::vec((any_event(), 0u64..3_000_000), 0..60)) {
+        let mut d = Drive::begin(Cause::Load);
+        let mut fences = 0;
+        for (event, later) in events {
+            d.now += later;
+            let actions = d.on(event);
+            fences += actions.iter().filter(|a| matches!(a, Action::AppendFence(_))).count();
+            let steps: Vec<Step> = d.coordinator.record().steps.iter().map(|s| s.name).collect();
+            prop_assert_eq!(&steps[..], &Step::ALL[..steps.len()]);
+        }
+        prop_assert!(fences <= 1);
+        for _ in 0..10 {
+            d.now += 120_000_001;
+            d.on(Event::Tick);
+        }
+        prop_assert!(d.coordinator.is_over());
+        prop_assert!(d.status() != MoveStatus::Completed || d.coordinator.record().parked.is_some());
+    }
+}
