@@ -254,11 +254,12 @@ impl<M: Machine> Replica<M> {
             _ if self.stopped => {}
             _ if self.silent_until.is_some_and(|until| fence.epoch < until) => {}
             (_, true) if self.silent_until.is_some() => {
-                self.hold_at(at, effects);
-                self.take_by_crash_path(self.topic.floor, effects);
+                if self.hold_at(at, effects) {
+                    self.take_by_crash_path(self.topic.floor, effects);
+                }
             }
             (true, true) | (false, false) => {}
-            (false, true) => self.hold_at(at, effects),
+            (false, true) => _ = self.hold_at(at, effects),
             // 9: an Active owner owes a Sealed; 9b: a holder first has to drain what it held.
             (true, false) if self.silent_until.is_none() => {
                 let drains = self.hold.take();
@@ -272,14 +273,16 @@ impl<M: Machine> Replica<M> {
         self.early.retain(|sealed| sealed.epoch > fence.epoch);
     }
 
-    /// Rule 6; the Sealed may be here already.
-    fn hold_at(&mut self, at: AtFence, effects: &mut Vec<Effect>) {
+    /// Rule 6; the Sealed may be here already. `false`: it is, and disagrees (rule 7).
+    fn hold_at(&mut self, at: AtFence, effects: &mut Vec<Effect>) -> bool {
         self.mode = Mode::Hold(at.epoch);
         self.hold = Some(at);
-        if let Some(n) = self.early.iter().position(|sealed| sealed.epoch == at.epoch) {
-            let sealed = self.early.swap_remove(n);
+        let early = self.early.iter().position(|sealed| sealed.epoch == at.epoch);
+        if let Some(sealed) = early.map(|n| self.early.swap_remove(n)) {
             self.sealed(sealed, effects);
+            return self.mode == Mode::Active;
         }
+        true
     }
 
     /// Rule 4: takes the outputs written since the last time.
@@ -475,6 +478,11 @@ impl<M: Machine> Replica<M> {
 
     pub fn machine(&self) -> &M {
         &self.machine
+    }
+
+    /// Whether a Sealed is owed (rule 9).
+    pub fn owes(&self) -> bool {
+        !self.debts.is_empty()
     }
 
     /// Outputs kept back, for figures.

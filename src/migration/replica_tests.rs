@@ -347,6 +347,17 @@ fn the_crash_path_by_restore_is_silent_until_its_fence() {
     assert_eq!(published(&apply(&mut late, &[say(1, 2), say(2, 1)])), [4]);
 }
 
+/// Rule 7 binds the crash path by restore too: what is here already is compared.
+#[test]
+fn an_early_sealed_that_disagrees_stops_the_crash_path_by_restore() {
+    let (a, _) = born(0);
+    let mut b = Replica::restore_by_crash_path(node(1), a.cut(Offset(0)).unwrap(), Epoch(1), Seq(0));
+    let sealed = Sealed { epoch: Epoch(1), offset: Offset(2), seq: Seq(2), digest: Digest(666), to: node(1) };
+    b.sealed(sealed, &mut Vec::new());
+    let effects = apply(&mut b, &[say(1, 1), fence(2, 1, 1), say(3, 1)]);
+    assert!(matches!(effects[..], [Effect::Alarm { .. }, Effect::Restore]), "{effects:?}");
+}
+
 /// Rule 9: what is owed is durability, whoever brought it about.
 #[test]
 fn a_holder_fenced_away_seals_what_another_made_durable() {
