@@ -13,10 +13,12 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
 use super::directory::{BookStatus, Report};
 use super::node::{BookDied, NodeContext};
+use super::peers::{Milestone, What};
+use super::recovery;
 use crate::clock::thread_cpu_ns;
-use crate::domain::{Command, Input, Offset, Seq, Symbol};
+use crate::domain::{Command, Epoch, Input, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
-use crate::migration::replica::{Effect, Mode, Replica};
+use crate::migration::replica::{Effect, Mode, Replica, Sealed};
 use crate::migration::snapshot::Snapshot;
 use crate::ports::log::{LogError, NewRecord, Receipt, Session, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotKey;
@@ -28,6 +30,9 @@ pub const BATCH_RECORDS_MAX: usize = 256;
 pub const BATCHES_IN_FLIGHT_MAX: usize = 32;
 /// A book that worked this long lets the others of its thread go first.
 const SLICE_NS_MAX: u64 = 1_000_000;
+/// How often a holder looks whether the old owner still follows; after [`HOLD_LOOKS`] it no longer waits for it.
+const HOLD_LOOK: std::time::Duration = std::time::Duration::from_millis(250);
+const HOLD_LOOKS: u32 = 20;
 
 /// Some records of the book, in order.
 #[derive(Message)]
@@ -53,6 +58,23 @@ pub struct Cut {
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Crash;
+
+/// The old owner's outputs up to the fence are durable.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct SealedIs(pub Sealed);
+
+/// Ends a hold of this epoch without a Sealed (HANDOVER rule 8).
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct TakeOver {
+    pub epoch: Epoch,
+}
+
+/// Ends the actor: the replica is not needed here any more.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Retire;
 
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -149,12 +171,16 @@ pub struct BookActor {
     resuming: bool,
     effects: Vec<Effect>,
     cut: Option<PendingCut>,
+    /// Mode, epoch and owner as last seen, so that a change is noticed.
+    seen: (Mode, Epoch, NodeId),
+    /// Commands applied behind the fence that it holds at.
+    parked: u64,
 }
 
 impl BookActor {
     /// `level_at`: the end of its partition now; when the book gets there it has caught up.
     pub fn new(node: Arc<NodeContext>, status: Arc<BookStatus>, pump: Pump, start: Start, level_at: Offset) -> Self {
-        let mut effects = Vec::new();
+        let (me, mut effects) = (node.id, Vec::new());
         let (replica, known_durable, events_position) = match start {
             Start::Restored { snapshot, known_durable } => {
                 let events_position = snapshot.events_position;
@@ -178,6 +204,8 @@ impl BookActor {
             resuming: false,
             effects,
             cut: None,
+            seen: (Mode::Shadow, Epoch(0), me),
+            parked: 0,
         }
     }
 
@@ -221,10 +249,21 @@ impl BookActor {
             inputs = self.be_born(inputs);
         }
         let Some(replica) = &mut self.replica else { return };
+        let before = replica.mode();
         replica.apply(inputs, batch.through, &mut self.effects);
+        if let Some(fence) = replica.hold_offset() {
+            let behind = inputs.iter().filter(|i| i.offset > fence).count() as u64;
+            self.parked = if replica.mode() == before { self.parked + behind } else { behind };
+        }
+        if replica.mode() != Mode::Active
+            && let Some((met, _)) = self.node.positions.get(&self.symbol)
+        {
+            replica.topic_read(met, &mut self.effects);
+        }
         self.node.burn(&self.symbol, records);
         self.run_effects(batch.permit, ctx);
         self.report(records, batch.decode_ns + (thread_cpu_ns() - started));
+        self.notice(ctx);
     }
 
     /// Begins with the LIST; what lay before it was for a symbol that did not exist.
@@ -254,10 +293,82 @@ impl BookActor {
             book_digest: book.book_digest(),
         };
         self.status.report(&report, records, busy_ns);
+        self.status.set_ownership(replica.owner(), matches!(replica.mode(), Mode::Hold(_)), replica.owes());
         self.status.set_active(replica.mode() == Mode::Active);
         if !self.status.is_caught_up() && replica.offset() >= self.level_at && replica.is_durable(replica.seq()) {
             self.status.set_caught_up(replica.seq());
         }
+    }
+
+    /// Tells of a change of ownership.
+    fn notice(&mut self, ctx: &mut Context<Self>) {
+        let Some(replica) = &self.replica else { return };
+        let now = (replica.mode(), replica.epoch(), replica.owner());
+        let was = std::mem::replace(&mut self.seen, now);
+        if was == now {
+            return;
+        }
+        let (mode, epoch, owner) = now;
+        let tell = |what| self.node.peers.tell(Milestone { symbol: self.symbol, node: self.node.id, what });
+        if epoch > was.1 {
+            let offset = replica.hold_offset().unwrap_or(Offset(replica.offset().0.saturating_sub(1)));
+            tell(What::FenceApplied { epoch, to: owner, offset });
+        }
+        match mode {
+            Mode::Active => {
+                self.node.directory.claim(&self.status);
+                tell(What::Active { epoch, parked: self.parked });
+            }
+            Mode::Hold(epoch) => {
+                tracing::debug!(symbol = %self.symbol, node = %self.node.id, %epoch, "holds");
+                self.watch_hold(epoch, was.2, 0, ctx);
+            }
+            Mode::Shadow => {}
+        }
+    }
+
+    /// Rule 8: an old owner that does not follow is not waited for, one that does not seal only so long. Safe at any
+    /// moment; the wait only saves duplicates.
+    fn watch_hold(&mut self, epoch: Epoch, from: NodeId, looks: u32, ctx: &mut Context<Self>) {
+        if self.replica.as_ref().is_none_or(|r| r.mode() != Mode::Hold(epoch)) {
+            return;
+        }
+        if looks < HOLD_LOOKS && from != self.node.id && self.node.peers.follows(&from, &self.symbol) {
+            ctx.run_later(HOLD_LOOK, move |book, ctx| book.watch_hold(epoch, from, looks + 1, ctx));
+        } else {
+            self.take_over(epoch, ctx);
+        }
+    }
+
+    fn take_over(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
+        let (log, partition, symbol) = (Arc::clone(&self.node.log), self.status.partition, self.symbol);
+        let (met, from) = self.node.positions.get(&symbol).unwrap_or((Seq(0), self.events_position));
+        let read = async move { recovery::high_water(&*log, partition, from).await };
+        ctx.spawn(read.into_actor(self).map(move |read, book, ctx| match read {
+            Ok(highest) => {
+                let hw = highest.get(&symbol).copied().unwrap_or_default().max(met);
+                book.take_by_crash_path(epoch, hw, ctx);
+            }
+            Err(e) => {
+                tracing::error!(%symbol, error = %e, "events cannot be read for a takeover");
+                ctx.run_later(HOLD_LOOK, move |book, ctx| book.take_over(epoch, ctx));
+            }
+        }));
+    }
+
+    fn take_by_crash_path(&mut self, epoch: Epoch, hw: Seq, ctx: &mut Context<Self>) {
+        let Some(replica) = self.replica.as_mut().filter(|r| r.mode() == Mode::Hold(epoch)) else { return };
+        tracing::warn!(symbol = %self.symbol, node = %self.node.id, %epoch, %hw, "takes over without a Sealed");
+        metrics::counter!("hotbook_crash_path_total").increment(1);
+        replica.take_by_crash_path(hw, &mut self.effects);
+        self.step_done(ctx);
+    }
+
+    /// After a message that is no batch.
+    fn step_done(&mut self, ctx: &mut Context<Self>) {
+        self.run_effects(None, ctx);
+        self.report(0, 0);
+        self.notice(ctx);
     }
 
     fn run_effects(&mut self, mut permit: Option<OwnedSemaphorePermit>, ctx: &mut Context<Self>) {
@@ -278,8 +389,7 @@ impl BookActor {
                     metrics::counter!("hotbook_invariant_violations_total", "id" => "MG2").increment(1);
                     tracing::error!(symbol = %self.symbol, %epoch, ?mine, ?theirs, "two owners disagree at a fence");
                 }
-                // Nobody fences in this version, so nobody waits for a Sealed.
-                Effect::Seal(sealed) => tracing::warn!(symbol = %self.symbol, ?sealed, "nobody waits for this"),
+                Effect::Seal(sealed) => self.node.peers.seal(self.symbol, self.node.id, sealed),
             }
         }
         self.effects = effects;
@@ -360,8 +470,7 @@ impl Actor for BookActor {
         // At most the permits' batches, some acknowledgements and a snapshot request can be under way.
         ctx.set_mailbox_capacity(BATCHES_IN_FLIGHT_MAX * 2);
         self.status.begin();
-        self.run_effects(None, ctx);
-        self.report(0, 0);
+        self.step_done(ctx);
     }
 }
 
@@ -369,7 +478,9 @@ impl Drop for BookActor {
     /// A panic or a lost session ends the actor; the node's supervisor builds it anew from snapshot and log.
     fn drop(&mut self) {
         self.status.set_active(false);
-        self.node.report_death(BookDied { symbol: self.symbol });
+        if !self.status.is_retired() {
+            self.node.report_death(BookDied { symbol: self.symbol });
+        }
     }
 }
 
@@ -402,9 +513,10 @@ impl Handler<Published> for BookActor {
                 if let Some(replica) = &mut self.replica {
                     replica.acked(published.through, &mut self.effects);
                 }
+                let has_sealed = !self.effects.is_empty();
                 self.run_effects(None, ctx);
                 self.show_cut_if_durable();
-                if !self.status.is_caught_up() {
+                if has_sealed || !self.status.is_caught_up() {
                     self.report(0, 0);
                 }
             }
@@ -415,6 +527,34 @@ impl Handler<Published> for BookActor {
                 ctx.stop();
             }
         }
+    }
+}
+
+impl Handler<SealedIs> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, SealedIs(sealed): SealedIs, ctx: &mut Self::Context) {
+        if let Some(replica) = &mut self.replica {
+            replica.sealed(sealed, &mut self.effects);
+            self.step_done(ctx);
+        }
+    }
+}
+
+impl Handler<TakeOver> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, take: TakeOver, ctx: &mut Self::Context) {
+        self.take_over(take.epoch, ctx);
+    }
+}
+
+impl Handler<Retire> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Retire, ctx: &mut Self::Context) {
+        self.status.retire();
+        ctx.stop();
     }
 }
 

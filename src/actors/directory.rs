@@ -32,10 +32,27 @@ impl Directory {
         self.len() == 0
     }
 
-    /// Enters a book, or gives the entry that is there.
+    /// The status of a symbol's replica on a node. The first one of a symbol stands for the book until another
+    /// [claims](Self::claim) it; a replica beside that is a shadow's, and known to its node only.
     pub fn enter(&self, symbol: Symbol, partition: u32, node: NodeId) -> Arc<BookStatus> {
         let mut books = self.books.write();
-        Arc::clone(books.entry(symbol).or_insert_with(|| Arc::new(BookStatus::new(symbol, partition, node))))
+        match books.get(&symbol) {
+            Some(book) if book.node() == node => Arc::clone(book),
+            Some(_) => Arc::new(BookStatus::new(symbol, partition, node)),
+            None => {
+                let book = Arc::new(BookStatus::new(symbol, partition, node));
+                books.insert(symbol, Arc::clone(&book));
+                book
+            }
+        }
+    }
+
+    /// A replica became Active: it stands for the book from now on, unless one of a newer epoch does.
+    pub fn claim(&self, status: &Arc<BookStatus>) {
+        let mut books = self.books.write();
+        if books.get(&status.symbol).is_none_or(|known| known.epoch() <= status.epoch()) {
+            books.insert(status.symbol, Arc::clone(status));
+        }
     }
 
     pub fn remove(&self, symbol: &Symbol) {
@@ -52,6 +69,10 @@ pub struct BookStatus {
     digests: RwLock<(Digest, Digest)>,
     active: AtomicBool,
     caught_up: AtomicBool,
+    holding: AtomicBool,
+    owes: AtomicBool,
+    retired: AtomicBool,
+    owner: RwLock<NodeId>,
     detached: AtomicBool,
     level_seq: AtomicU64,
     seen: AtomicU64,
@@ -87,6 +108,10 @@ impl BookStatus {
             digests: RwLock::default(),
             active: AtomicBool::new(false),
             caught_up: AtomicBool::new(false),
+            holding: AtomicBool::new(false),
+            owes: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            owner: RwLock::new(node),
             detached: AtomicBool::new(false),
             level_seq: zero(),
             seen: zero(),
@@ -104,6 +129,21 @@ impl BookStatus {
 
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// Owner by the log, as far as this replica has read it.
+    pub fn owner(&self) -> NodeId {
+        *self.owner.read()
+    }
+
+    /// Whether its replica neither publishes, nor waits to, nor owes anybody a Sealed.
+    pub fn is_idle_shadow(&self) -> bool {
+        !self.is_active() && !self.holding.load(Ordering::Acquire) && !self.owes.load(Ordering::Acquire)
+    }
+
+    /// Whether it was told to go: its end is no death.
+    pub fn is_retired(&self) -> bool {
+        self.retired.load(Ordering::Acquire)
     }
 
     /// Whether its replica publishes.
@@ -199,6 +239,24 @@ impl BookStatus {
     /// A rebuilt book replays records that were counted before: nothing of the old count holds any more.
     pub(super) fn forget_lag(&self) {
         self.seen.store(self.applied.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    pub(super) fn retire(&self) {
+        self.retired.store(true, Ordering::Release);
+    }
+
+    pub(super) fn set_ownership(&self, owner: NodeId, holding: bool, owes: bool) {
+        *self.owner.write() = owner;
+        self.holding.store(holding, Ordering::Release);
+        self.owes.store(owes, Ordering::Release);
+    }
+
+    /// Another replica has read further: what the log says of the owner, for a book whose own replica is gone.
+    pub(super) fn learn_owner(&self, owner: NodeId, epoch: Epoch) {
+        if epoch > self.epoch() {
+            *self.owner.write() = owner;
+            self.epoch.store(epoch.0, Ordering::Release);
+        }
     }
 
     pub(super) fn set_active(&self, active: bool) {

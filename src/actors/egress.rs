@@ -307,7 +307,7 @@ impl EgressCore {
 }
 
 fn enter_route(routes: &Arc<dyn Routes>, symbol: Symbol, partition: u32, owner: NodeId, epoch: crate::domain::Epoch) {
-    let route = Route { target_instance: owner, status: RouteStatus::Active, epoch, partition };
+    let route = Route { target_instance: owner, status: RouteStatus::Active, epoch, partition, to: None };
     let routes = Arc::clone(routes);
     actix::spawn(async move {
         if let Err(e) = routes.set(symbol, route).await {

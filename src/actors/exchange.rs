@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -13,12 +14,16 @@ use super::book::{CutError, Pump, Saved};
 use super::catalogue::{Catalogue, Entry};
 use super::directory::{BookStatus, Directory};
 use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
+use super::moves::{self, Moves, MovesParts};
 use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
+use super::peers::Peers;
 use super::recovery::{self, Found};
 use super::retention::Retention;
 use crate::clock;
 use crate::domain::command::Listing;
+use crate::domain::control::Fence;
 use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
+use crate::migration::handover::{Cause, Deadlines};
 use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
 use crate::ports::snapshots::folder::FolderSnapshots;
@@ -29,6 +34,8 @@ use crate::wire::{Control, Keyring};
 const ADMIN_QUEUE_BYTES_MAX: usize = 4 << 20;
 /// How long an administrator waits for a book's answer.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How often dead and draining nodes are looked for.
+const LOOK_AFTER_BOOKS: Duration = Duration::from_millis(100);
 const TRIM_EVERY: Duration = Duration::from_secs(30);
 /// Snapshots written at once while stopping.
 const STOP_SNAPSHOTS_MAX: usize = 16;
@@ -84,8 +91,6 @@ pub enum StartError {
     Snapshots(#[from] SnapshotStoreError),
     #[error("gateway: {0}")]
     Gateway(#[from] GatewayError),
-    #[error("the data names books of nodes that are not in this process: {nodes}. Start with --nodes {needed} or more")]
-    ForeignBooks { nodes: String, needed: usize },
     #[error("nodes must be 1 to 64")]
     Nodes,
     #[error("thread ended while starting")]
@@ -107,6 +112,15 @@ pub enum ControlError {
     OutcomeUnknown,
 }
 
+/// Why a node cannot be drained.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    #[error("there is no such node")]
+    UnknownNode,
+    #[error("there is no other node to take its books")]
+    LastNode,
+}
+
 /// A node as the administrator sees it.
 #[derive(Debug, Clone, serde::Serialize)]
 pub struct NodeView {
@@ -114,13 +128,15 @@ pub struct NodeView {
     /// Fraction of its cores in use.
     pub load: f64,
     pub books: usize,
-    /// `ACTIVE`, or `STARTING` while it catches up.
+    /// `ACTIVE`, `STARTING` while it catches up, `DRAINING` while its books leave, `DOWN`.
     pub status: &'static str,
 }
 
 struct RunningNode {
     context: Arc<NodeContext>,
     supervisor: Addr<NodeSupervisor>,
+    arbiters: parking_lot::Mutex<Vec<Arbiter>>,
+    draining: AtomicBool,
 }
 
 /// Everything of one process, composed.
@@ -134,7 +150,7 @@ pub struct Exchange {
     nodes: Vec<RunningNode>,
     /// Held while a symbol is entered into the catalogue.
     listing: tokio::sync::Mutex<()>,
-    arbiters: parking_lot::Mutex<Vec<Arbiter>>,
+    moves: Arc<Moves>,
 }
 
 impl Exchange {
@@ -156,7 +172,10 @@ impl Exchange {
         let directory = Arc::new(Directory::default());
         let mut found = recovery::find_all(&*snapshots, &catalogue).await?;
         let ids = node_ids(config.nodes);
-        refuse_foreign(&found, &ids)?;
+        let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
+        let admin = log.open_session(options)?;
+        recovery::read_fences(&*log, &keyring, &mut found).await?;
+        adopt(&*admin, &keyring, &mut found, &ids).await?;
         let gateway = Gateway::start(GatewayParts {
             log: Arc::clone(&log),
             snapshots: Arc::clone(&snapshots),
@@ -168,11 +187,12 @@ impl Exchange {
         let retention = Arc::new(Retention::new(Duration::from_secs(config.events_retention_hours * 3_600)));
         let known = known_durable(&*log, &found).await?;
         let ends = order_ends(&*log).await?;
-        let (mut nodes, mut arbiters) = (Vec::new(), Vec::new());
+        let (mut nodes, peers) = (Vec::new(), Arc::new(Peers::default()));
         for (index, id) in ids.iter().enumerate() {
-            let (mine, others) = found.into_iter().partition(|f| f.owner() == *id);
-            found = others;
-            let mut threads = Vec::new();
+            // A node that the newest snapshot names may owe the owner a Sealed.
+            let (mine, others): (Vec<Found>, Vec<Found>) =
+                found.iter().cloned().partition(|f| f.owner() == *id || f.owner_at_snapshot() == *id);
+            let (mut threads, mut arbiters) = (Vec::new(), Vec::new());
             for _ in 0..threads_per_node(&config) {
                 let (arbiter, pump) = book_thread().await?;
                 threads.push((arbiter.handle(), pump));
@@ -189,19 +209,94 @@ impl Exchange {
                 catalogue: Arc::clone(&catalogue),
                 positions: gateway.positions(),
                 retention: Arc::clone(&retention),
+                peers: Arc::clone(&peers),
                 settings: node_settings(&config),
                 threads,
             })?);
             let arbiter = Arbiter::new();
-            let supervisor = start_node(&arbiter, &context, mine, known.clone(), ends.clone()).await?;
+            peers.enter(&context);
+            let supervisor = start_node(&arbiter, &context, mine, others, known.clone(), ends.clone()).await?;
             arbiters.push(arbiter);
-            nodes.push(RunningNode { context, supervisor });
+            let (arbiters, draining) = (parking_lot::Mutex::new(arbiters), AtomicBool::new(false));
+            nodes.push(RunningNode { context, supervisor, arbiters, draining });
         }
-        let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
-        let admin = log.open_session(options)?;
+        let moves = Arc::new(Moves::new(MovesParts {
+            log: Arc::clone(&log),
+            session: Arc::clone(&admin),
+            keyring: Arc::clone(&keyring),
+            directory: Arc::clone(&directory),
+            peers,
+            routes: Arc::clone(gateway.routes()),
+            deadlines: Deadlines::default(),
+        }));
+        for node in &nodes {
+            moves.enter(node.context.id, node.supervisor.clone());
+        }
         actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&directory)));
-        let (listing, arbiters) = (tokio::sync::Mutex::new(()), parking_lot::Mutex::new(arbiters));
-        Ok(Arc::new(Self { log, admin, keyring, catalogue, directory, gateway, nodes, listing, arbiters }))
+        let listing = tokio::sync::Mutex::new(());
+        let this = Arc::new(Self { log, admin, keyring, catalogue, directory, gateway, nodes, listing, moves });
+        actix::spawn(supervise(Arc::downgrade(&this)));
+        Ok(this)
+    }
+
+    /// Moves of books, under way and ended.
+    pub fn moves(&self) -> &Arc<Moves> {
+        &self.moves
+    }
+
+    /// Moves all books of a node to the others, and gives it none from now on. Returns at once with the number of
+    /// books that are still to leave.
+    ///
+    /// # Errors
+    /// [`DrainError`].
+    pub fn drain(&self, id: &NodeId) -> Result<usize, DrainError> {
+        let node = self.nodes.iter().find(|n| n.context.id == *id).ok_or(DrainError::UnknownNode)?;
+        if !self.nodes.iter().any(|n| n.context.id != *id && n.takes_books()) {
+            return Err(DrainError::LastNode);
+        }
+        node.draining.store(true, Ordering::Release);
+        self.look_after_books();
+        Ok(node.context.book_count())
+    }
+
+    /// One look at every book: those of dead and draining nodes are moved to whoever has the fewest.
+    fn look_after_books(&self) {
+        let leaving: Vec<(NodeId, Cause)> = self
+            .nodes
+            .iter()
+            .filter(|n| !n.takes_books())
+            .map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }))
+            .collect();
+        if leaving.is_empty() {
+            return;
+        }
+        let books = self.directory.all();
+        let mut counts: Vec<(usize, NodeId)> = self
+            .nodes
+            .iter()
+            .filter(|n| n.takes_books())
+            .map(|n| (books.iter().filter(|b| b.owner() == n.context.id).count(), n.context.id))
+            .collect();
+        for book in books {
+            let cause = leaving.iter().find(|(id, _)| *id == book.owner()).map(|(_, cause)| *cause);
+            let (Some(cause), Some(emptiest)) = (cause, counts.iter_mut().min()) else { continue };
+            // Refused while it is being moved already: looked at again.
+            if self.moves.begin(book.symbol, emptiest.1, cause).is_ok() {
+                emptiest.0 += 1;
+            }
+        }
+    }
+
+    /// Ends a node as a loss of power would: its threads and books are gone, and of what it had sent to the log and
+    /// not got acknowledged a prefix lands. For fault tests.
+    pub fn crash_node(&self, id: &NodeId) {
+        if let Some(node) = self.nodes.iter().find(|n| n.context.id == *id) {
+            tracing::warn!(node = %id, "node crashes on demand");
+            node.context.die();
+            for arbiter in node.arbiters.lock().drain(..) {
+                arbiter.stop();
+            }
+        }
     }
 
     pub fn gateway(&self) -> &Arc<Gateway> {
@@ -251,9 +346,10 @@ impl Exchange {
     /// By entries of the catalogue, so that listings under way count as well.
     fn emptiest_node(&self) -> NodeId {
         let entries = self.catalogue.all();
-        let books = |id: &NodeId| entries.iter().filter(|e| e.owner == *id).count();
-        let ids = self.nodes.iter().map(|n| n.context.id);
-        ids.min_by_key(books).unwrap_or_else(|| unreachable!("an exchange has a node"))
+        let owner = |e: &Entry| self.directory.get(&e.symbol).map_or(e.owner, |b| b.owner());
+        let books = |id: &NodeId| entries.iter().filter(|e| owner(e) == *id).count();
+        let ids = self.nodes.iter().filter(|n| n.takes_books()).map(|n| n.context.id);
+        ids.min_by_key(books).unwrap_or(self.nodes[0].context.id)
     }
 
     /// Stops trading in a symbol; cancels still pass.
@@ -328,7 +424,7 @@ impl Exchange {
             id: n.context.id,
             load: n.context.load(),
             books: n.context.book_count(),
-            status: if n.context.is_level() { "ACTIVE" } else { "STARTING" },
+            status: n.status(),
         };
         self.nodes.iter().map(view).collect()
     }
@@ -337,7 +433,7 @@ impl Exchange {
     pub fn is_ready(&self) -> bool {
         let mirrors = self.gateway.mirrors();
         let shows = |b: &BookStatus| mirrors.last_seq(&b.symbol) >= Some(b.level_seq());
-        self.nodes.iter().all(|n| n.context.is_level())
+        self.nodes.iter().all(|n| !n.context.is_alive() || n.context.is_level())
             && self.directory.all().iter().all(|b| b.is_active() && b.is_caught_up() && shows(b))
             && self.gateway.is_level()
     }
@@ -359,9 +455,33 @@ impl Exchange {
         if let Err(e) = self.log.close().await {
             tracing::error!(error = %e, "log did not close cleanly");
         }
-        for arbiter in self.arbiters.lock().drain(..) {
+        for arbiter in self.nodes.iter().flat_map(|n| std::mem::take(&mut *n.arbiters.lock())) {
             arbiter.stop();
         }
+    }
+}
+
+impl RunningNode {
+    fn takes_books(&self) -> bool {
+        self.context.is_alive() && !self.draining.load(Ordering::Acquire)
+    }
+
+    fn status(&self) -> &'static str {
+        match (self.context.is_alive(), self.draining.load(Ordering::Acquire), self.context.is_level()) {
+            (false, ..) => "DOWN",
+            (true, true, _) => "DRAINING",
+            (true, false, true) => "ACTIVE",
+            (true, false, false) => "STARTING",
+        }
+    }
+}
+
+/// Looks after the books for as long as the exchange is there.
+async fn supervise(exchange: Weak<Exchange>) {
+    while let Some(exchange) = exchange.upgrade() {
+        exchange.look_after_books();
+        drop(exchange);
+        tokio::time::sleep(LOOK_AFTER_BOOKS).await;
     }
 }
 
@@ -370,18 +490,23 @@ fn node_ids(nodes: usize) -> Vec<NodeId> {
     (1..=nodes).map(id).collect()
 }
 
-/// Until books can move, a book whose owner is not here would simply be missing.
-fn refuse_foreign(found: &[Found], ids: &[NodeId]) -> Result<(), StartError> {
-    let mut missing: Vec<NodeId> = found.iter().map(Found::owner).filter(|o| !ids.contains(o)).collect();
-    missing.sort();
-    missing.dedup();
-    if missing.is_empty() {
-        return Ok(());
+/// Fences the books of nodes that are not in this process to those that are, in turn.
+async fn adopt(session: &dyn Session, keyring: &Keyring, found: &mut [Found], ids: &[NodeId]) -> Result<(), LogError> {
+    let mut owned: HashMap<NodeId, usize> = ids.iter().map(|id| (*id, 0)).collect();
+    for f in found.iter() {
+        owned.entry(f.owner()).and_modify(|n| *n += 1);
     }
-    let number = |id: &NodeId| id.as_str().strip_prefix('n').and_then(|n| n.parse().ok()).unwrap_or(0);
-    let needed = missing.iter().map(number).max().unwrap_or(0);
-    let nodes = missing.iter().map(NodeId::as_str).collect::<Vec<_>>().join(", ");
-    Err(StartError::ForeignBooks { nodes, needed })
+    let count_of = |owned: &HashMap<NodeId, usize>, id: &NodeId| owned.get(id).copied().unwrap_or_default();
+    for f in found.iter_mut().filter(|f| !ids.contains(&f.owner())) {
+        let Some(to) = ids.iter().min_by_key(|id| (count_of(&owned, id), **id)).copied() else { continue };
+        *owned.entry(to).or_default() += 1;
+        let (symbol, from) = (f.entry.symbol, f.owner());
+        let fence = Fence { epoch: f.epoch().next(), from, to };
+        moves::append_fence(session, keyring, symbol, f.entry.partition, fence).await?;
+        tracing::info!(%symbol, %from, %to, "book of a node that is not here is taken over");
+        f.owned = Some((to, fence.epoch));
+    }
+    Ok(())
 }
 
 fn cores() -> usize {
@@ -416,12 +541,17 @@ async fn start_node(
     arbiter: &Arbiter,
     node: &Arc<NodeContext>,
     found: Vec<Found>,
+    others: Vec<Found>,
     known: HashMap<u32, HashMap<Symbol, Seq>>,
     ends: Vec<Offset>,
 ) -> Result<Addr<NodeSupervisor>, StartError> {
     let (tx, rx) = oneshot::channel();
     let node = Arc::clone(node);
-    arbiter.spawn_fn(move || _ = tx.send(NodeSupervisor::start_node(&node, found, &known, &ends)));
+    let mut foreign: HashMap<u32, Vec<Symbol>> = HashMap::new();
+    for f in others {
+        foreign.entry(f.entry.partition).or_default().push(f.entry.symbol);
+    }
+    arbiter.spawn_fn(move || _ = tx.send(NodeSupervisor::start_node(&node, found, &foreign, &known, &ends)));
     rx.await.map_err(|_| StartError::Thread)
 }
 

@@ -33,6 +33,13 @@ pub struct Attach {
     pub from: Offset,
 }
 
+/// Disconnects a book whose replica is not needed here any more.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Detach {
+    pub symbol: Symbol,
+}
+
 /// Sends every level book the partition's position, so that idle books can be snapshotted further on.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -87,6 +94,12 @@ impl FeedActor {
     /// Tells which outputs `events` holds already, so that a book that is born again does not repeat them.
     pub fn with_known_durable(mut self, known: HashMap<Symbol, Seq>) -> Self {
         self.known_durable = known;
+        self
+    }
+
+    /// Names symbols whose books are on other nodes, so that no LIST met again gives birth to a second one.
+    pub fn with_foreign(mut self, symbols: impl IntoIterator<Item = Symbol>) -> Self {
+        self.foreign.extend(symbols);
         self
     }
 
@@ -403,8 +416,19 @@ impl Handler<Attach> for FeedActor {
         let symbol = status.symbol;
         status.forget_lag();
         status.set_detached(true);
+        self.foreign.remove(&symbol);
         self.links.insert(symbol, Link::new(book, status, Reach::Detached { cursor: from, met: 0 }));
         self.run_cursor(symbol, ctx);
+    }
+}
+
+impl Handler<Detach> for FeedActor {
+    type Result = ();
+
+    fn handle(&mut self, Detach { symbol }: Detach, _: &mut Self::Context) {
+        self.links.remove(&symbol);
+        self.runs.remove(&symbol);
+        self.foreign.insert(symbol);
     }
 }
 

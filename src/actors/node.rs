@@ -3,7 +3,7 @@
 //! The supervisor sees a dead book (an engine bug's panic, a lost session) and rebuilds it from snapshot and log; one
 //! book's death stops no other. Once a second it measures load and takes the snapshots that are due.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -13,11 +13,12 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::book::{BookActor, Crash, Cut, CutError, Pump, Saved, Start};
+use super::book::{BookActor, Crash, Cut, CutError, Pump, Retire, Saved, Start};
 use super::catalogue::Catalogue;
 use super::directory::{BookStatus, Directory};
 use super::egress::EventPositions;
-use super::feed::{AdvanceIdle, Attach, FeedActor};
+use super::feed::{AdvanceIdle, Attach, Detach, FeedActor};
+use super::peers::Peers;
 use super::recovery::{self, Found};
 use super::retention::Retention;
 use crate::clock::thread_cpu_ns;
@@ -32,6 +33,8 @@ const TICK: Duration = Duration::from_secs(1);
 const ADVANCE_EVERY_TICKS: u64 = 10;
 /// An idle book is snapshotted again when its partition has moved on by this many records.
 const IDLE_GAP_RECORDS: u64 = 200_000;
+/// How soon a replica that is not free to go yet is looked at again.
+const LET_GO_LOOK: Duration = Duration::from_millis(5);
 /// A book that dies more often than this within [`RESTART_WINDOW`] stays down, loudly.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
@@ -62,15 +65,17 @@ pub struct NodeContext {
     pub catalogue: Arc<Catalogue>,
     pub positions: Arc<EventPositions>,
     pub retention: Arc<Retention>,
+    pub peers: Arc<Peers>,
     pub settings: NodeSettings,
     session: RwLock<Arc<dyn Session>>,
     threads: Vec<(ArbiterHandle, Pump)>,
     next_thread: AtomicUsize,
-    books: RwLock<HashMap<Symbol, Addr<BookActor>>>,
+    books: RwLock<HashMap<Symbol, (Addr<BookActor>, Arc<BookStatus>)>>,
     supervisor: OnceLock<Addr<NodeSupervisor>>,
     level_feeds: AtomicU64,
     load_ppm: AtomicU64,
     stopping: AtomicBool,
+    dead: AtomicBool,
 }
 
 /// What a node is made of.
@@ -85,6 +90,7 @@ pub struct NodeParts {
     pub catalogue: Arc<Catalogue>,
     pub positions: Arc<EventPositions>,
     pub retention: Arc<Retention>,
+    pub peers: Arc<Peers>,
     pub settings: NodeSettings,
     /// The threads that its books live on.
     pub threads: Vec<(ArbiterHandle, Pump)>,
@@ -111,6 +117,7 @@ impl NodeContext {
             catalogue: parts.catalogue,
             positions: parts.positions,
             retention: parts.retention,
+            peers: parts.peers,
             settings: parts.settings,
             session: RwLock::new(session),
             threads: parts.threads,
@@ -120,6 +127,7 @@ impl NodeContext {
             level_feeds: AtomicU64::new(0),
             load_ppm: AtomicU64::new(0),
             stopping: AtomicBool::new(false),
+            dead: AtomicBool::new(false),
         })
     }
 
@@ -132,14 +140,34 @@ impl NodeContext {
     pub fn start_book(self: &Arc<Self>, status: &Arc<BookStatus>, start: Start, level_at: Offset) -> Addr<BookActor> {
         let (thread, pump) = &self.threads[self.next_thread.fetch_add(1, Ordering::Relaxed) % self.threads.len()];
         let (node, status, pump) = (Arc::clone(self), Arc::clone(status), pump.clone());
-        let symbol = status.symbol;
+        let (symbol, kept) = (status.symbol, Arc::clone(&status));
         let book = BookActor::start_in_arbiter(thread, move |_| BookActor::new(node, status, pump, start, level_at));
-        self.books.write().insert(symbol, book.clone());
+        self.books.write().insert(symbol, (book.clone(), kept));
         book
     }
 
     pub fn book(&self, symbol: &Symbol) -> Option<Addr<BookActor>> {
-        self.books.read().get(symbol).cloned()
+        self.books.read().get(symbol).map(|(book, _)| book.clone())
+    }
+
+    /// The status of its replica of a symbol.
+    pub fn status(&self, symbol: &Symbol) -> Option<Arc<BookStatus>> {
+        self.books.read().get(symbol).map(|(_, status)| Arc::clone(status))
+    }
+
+    fn statuses(&self) -> Vec<Arc<BookStatus>> {
+        self.books.read().values().map(|(_, status)| Arc::clone(status)).collect()
+    }
+
+    /// Ends like a machine that loses power: of what its session has not got acknowledged a prefix lands.
+    pub fn die(&self) {
+        self.stop();
+        self.dead.store(true, Ordering::Release);
+        self.session().abort();
+    }
+
+    pub fn is_alive(&self) -> bool {
+        !self.dead.load(Ordering::Acquire)
     }
 
     /// Whether the symbol lives on another node of the process.
@@ -203,8 +231,9 @@ impl NodeContext {
         self.load_ppm.load(Ordering::Acquire) as f64 / 1_000_000.0
     }
 
+    /// Books that it owns.
     pub fn book_count(&self) -> usize {
-        self.books.read().len()
+        self.directory.all().iter().filter(|b| b.node() == self.id).count()
     }
 
     pub(super) fn report_death(&self, died: BookDied) {
@@ -254,6 +283,22 @@ pub struct TakeSnapshot {
     pub done: oneshot::Sender<Result<Saved, CutError>>,
 }
 
+/// Starts a shadow: newest snapshot, then the log. Answered with its status, or with why not.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Follow {
+    pub symbol: Symbol,
+    pub done: oneshot::Sender<Result<Arc<BookStatus>, String>>,
+}
+
+/// Lets go of a replica that is not the owner's; answered when it is gone, at once if there is none.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LetGo {
+    pub symbol: Symbol,
+    pub done: oneshot::Sender<()>,
+}
+
 /// What was last measured or saved of a book.
 struct Watch {
     applied: u64,
@@ -290,6 +335,8 @@ pub struct NodeSupervisor {
     node: Arc<NodeContext>,
     feeds: Vec<Addr<FeedActor>>,
     watches: HashMap<Symbol, Watch>,
+    /// Shadows that a move wants here.
+    wanted: HashSet<Symbol>,
     /// Snapshots in progress.
     saving: Arc<Semaphore>,
     ticks: u64,
@@ -307,6 +354,7 @@ impl NodeSupervisor {
     pub fn start_node(
         node: &Arc<NodeContext>,
         found: Vec<Found>,
+        foreign: &HashMap<u32, Vec<Symbol>>,
         known_durable: &HashMap<u32, HashMap<Symbol, Seq>>,
         ends: &[Offset],
     ) -> Addr<Self> {
@@ -318,12 +366,14 @@ impl NodeSupervisor {
         for (partition, end) in (0..).zip(ends) {
             let mine = by_partition.remove(&partition).unwrap_or_default();
             let known = known_durable.get(&partition).cloned().unwrap_or_default();
-            feeds.push(start_feed(node, partition, *end, mine, known));
+            let elsewhere = foreign.get(&partition).cloned().unwrap_or_default();
+            feeds.push(start_feed(node, partition, *end, mine, known, elsewhere));
         }
         let supervisor = Self {
             node: Arc::clone(node),
             feeds,
             watches: HashMap::new(),
+            wanted: HashSet::new(),
             saving: Arc::new(Semaphore::new(SAVING_MAX)),
             ticks: 0,
             measured_at: Instant::now(),
@@ -334,7 +384,62 @@ impl NodeSupervisor {
     }
 
     fn my_books(&self) -> Vec<Arc<BookStatus>> {
-        self.node.directory.all().into_iter().filter(|b| b.node() == self.node.id).collect()
+        self.node.statuses()
+    }
+
+    /// Lets go of replicas that have nothing left to do here: the book went on, and nobody is owed anything.
+    fn sweep(&mut self, books: &[Arc<BookStatus>]) {
+        for book in books {
+            let owner_is_there = self
+                .node
+                .directory
+                .get(&book.symbol)
+                .is_some_and(|b| b.node() != self.node.id && b.is_active() && b.epoch() >= book.epoch());
+            if !book.is_active() && owner_is_there && book.is_idle_shadow() && !self.wanted.contains(&book.symbol) {
+                self.let_go(book.symbol);
+            }
+        }
+    }
+
+    fn let_go(&mut self, symbol: Symbol) {
+        self.wanted.remove(&symbol);
+        self.watches.remove(&symbol);
+        let Some((book, status)) = self.node.books.write().remove(&symbol) else { return };
+        status.retire();
+        // One per replica and life.
+        #[allow(clippy::disallowed_methods)]
+        self.feeds[status.partition as usize].do_send(Detach { symbol });
+        #[allow(clippy::disallowed_methods)]
+        book.do_send(Retire);
+        tracing::debug!(%symbol, node = %self.node.id, "replica let go");
+    }
+
+    fn follow(
+        &mut self,
+        symbol: Symbol,
+        done: oneshot::Sender<Result<Arc<BookStatus>, String>>,
+        ctx: &mut Context<Self>,
+    ) {
+        self.wanted.insert(symbol);
+        if let Some(status) = self.node.status(&symbol) {
+            _ = done.send(Ok(status));
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        let work = async move { prepare(&node, symbol).await };
+        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, _| {
+            let result = match prepared {
+                Ok((found, known_durable)) if supervisor.wanted.contains(&symbol) => {
+                    let status =
+                        Arc::clone(&supervisor.node.directory.enter(symbol, found.entry.partition, supervisor.node.id));
+                    supervisor.reattach(&status, found, known_durable);
+                    Ok(status)
+                }
+                Ok(_) => Err("it is not wanted any more".to_owned()),
+                Err(e) => Err(e.to_string()),
+            };
+            _ = done.send(result);
+        }));
     }
 
     fn tick(&mut self, ctx: &mut Context<Self>) {
@@ -342,6 +447,7 @@ impl NodeSupervisor {
         let books = self.my_books();
         self.measure(&books);
         self.take_due_snapshots(&books, ctx);
+        self.sweep(&books);
         if self.ticks.is_multiple_of(ADVANCE_EVERY_TICKS) {
             for feed in &self.feeds {
                 _ = feed.try_send(AdvanceIdle);
@@ -389,7 +495,10 @@ impl NodeSupervisor {
         done: oneshot::Sender<Result<Saved, CutError>>,
         ctx: &mut Context<Self>,
     ) {
-        let Some(status) = self.node.directory.get(&symbol) else { return };
+        let Some(status) = self.node.status(&symbol) else {
+            _ = done.send(Err(CutError::NotActive));
+            return;
+        };
         let Some(book) = self.node.book(&symbol) else {
             _ = done.send(Err(CutError::NotActive));
             return;
@@ -416,7 +525,7 @@ impl NodeSupervisor {
 
     /// Builds a dead book anew, unless it dies too often.
     fn rebuild(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
-        let Some(status) = self.node.directory.get(&symbol) else { return };
+        let Some(status) = self.node.status(&symbol) else { return };
         let watch = self.watches.entry(symbol).or_insert_with(|| Watch::new(&status));
         watch.deaths.retain(|at| at.elapsed() < RESTART_WINDOW);
         watch.deaths.push(Instant::now());
@@ -445,6 +554,7 @@ impl NodeSupervisor {
             Some(snapshot) => Start::Restored { snapshot, known_durable },
             None => Start::Born { events_from, known_durable },
         };
+        status.set_detached(true);
         let book = self.node.start_book(status, start, from);
         let attach = Attach { status: Arc::clone(status), book, from };
         // One per rebuilt book.
@@ -466,18 +576,24 @@ fn start_feed(
     end: Offset,
     mine: Vec<Found>,
     known: HashMap<Symbol, Seq>,
+    elsewhere: Vec<Symbol>,
 ) -> Addr<FeedActor> {
     let from = mine.iter().map(Found::orders_from).min().unwrap_or(end);
-    let mut feed = FeedActor::new(Arc::clone(node), partition, from, end);
+    let mut feed = FeedActor::new(Arc::clone(node), partition, from, end).with_foreign(elsewhere);
     for f in mine {
         let symbol = f.entry.symbol;
         let known_durable = known.get(&symbol).copied().unwrap_or_default();
-        // One that has no snapshot yet is born when the feed meets its LIST.
-        if let Some(snapshot) = f.snapshot {
-            let status = node.directory.enter(symbol, partition, node.id);
-            let book = node.start_book(&status, Start::Restored { snapshot, known_durable }, end);
-            feed = feed.with_book(status, book);
-        }
+        let events_from = f.events_from();
+        let start = match f.snapshot {
+            Some(snapshot) => Start::Restored { snapshot, known_durable },
+            // Its first owner is another node: a LIST met here would not be answered.
+            None if f.owned.is_some() && f.entry.owner != node.id => Start::Born { events_from, known_durable },
+            // One that has no snapshot yet is born when the feed meets its LIST.
+            None => continue,
+        };
+        let status = node.directory.enter(symbol, partition, node.id);
+        let book = node.start_book(&status, start, end);
+        feed = feed.with_book(status, book);
     }
     feed.with_known_durable(known).start()
 }
@@ -495,6 +611,32 @@ impl Handler<BookDied> for NodeSupervisor {
 
     fn handle(&mut self, died: BookDied, ctx: &mut Self::Context) {
         self.rebuild(died.symbol, ctx);
+    }
+}
+
+impl Handler<Follow> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Follow { symbol, done }: Follow, ctx: &mut Self::Context) {
+        self.follow(symbol, done, ctx);
+    }
+}
+
+impl Handler<LetGo> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, LetGo { symbol, done }: LetGo, ctx: &mut Self::Context) {
+        match self.node.status(&symbol) {
+            // It owes a Sealed, or has not yet read the fence that takes the book from it.
+            Some(status) if !status.is_idle_shadow() => {
+                self.wanted.remove(&symbol);
+                ctx.run_later(LET_GO_LOOK, move |_, ctx| ctx.notify(LetGo { symbol, done }));
+            }
+            _ => {
+                self.let_go(symbol);
+                _ = done.send(());
+            }
+        }
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use crate::domain::{NodeId, Offset, Seq, Symbol};
+use crate::domain::control::Fence;
+use crate::domain::{Command, Epoch, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
 use crate::migration::snapshot::{Snapshot, newest_valid};
 use crate::ports::log::{Log, LogError, Topic, TopicPartition};
@@ -12,17 +13,41 @@ use crate::wire;
 use super::catalogue::{Catalogue, Entry};
 
 const READ_RECORDS_MAX: usize = 8_192;
+/// The word that a fence's record has near its beginning.
+const FENCE: &[u8] = b"FENCE";
+const FENCE_WITHIN: usize = 64;
 
 /// One symbol as found at start.
+#[derive(Clone)]
 pub struct Found {
     pub entry: Entry,
     pub snapshot: Option<Box<Snapshot<Book>>>,
+    /// Owner and epoch by the log: what the fences behind the snapshot say.
+    pub owned: Option<(NodeId, Epoch)>,
 }
 
 impl Found {
-    /// Owner by the newest snapshot, or by the listing.
+    /// Owner by the log; before it was asked, by the newest snapshot or the listing.
     pub fn owner(&self) -> NodeId {
+        self.owned.map_or_else(|| self.owner_at_snapshot(), |(owner, _)| owner)
+    }
+
+    /// Owner by the newest snapshot, or by the listing: it may owe a Sealed.
+    pub fn owner_at_snapshot(&self) -> NodeId {
         self.snapshot.as_ref().map_or(self.entry.owner, |s| s.owner)
+    }
+
+    /// Epoch by the log.
+    pub fn epoch(&self) -> Epoch {
+        let at_snapshot = self.snapshot.as_ref().map_or(Epoch(0), |s| s.epoch);
+        self.owned.map_or(at_snapshot, |(_, epoch)| epoch)
+    }
+
+    /// Takes a fence of the log into account (HANDOVER rule 2).
+    fn fenced(&mut self, fence: &Fence) {
+        if fence.epoch == self.epoch().next() {
+            self.owned = Some((fence.to, fence.epoch));
+        }
     }
 
     /// The first record of `orders` that the book needs.
@@ -42,7 +67,7 @@ impl Found {
 /// [`SnapshotStoreError`] when the store itself cannot be read.
 pub async fn find(store: &dyn SnapshotStore, entry: Entry) -> Result<Found, SnapshotStoreError> {
     let snapshot = newest_valid::<Book>(store, entry.symbol).await?.map(Box::new);
-    Ok(Found { entry, snapshot })
+    Ok(Found { entry, snapshot, owned: None })
 }
 
 /// Finds every symbol of the catalogue.
@@ -55,6 +80,43 @@ pub async fn find_all(store: &dyn SnapshotStore, catalogue: &Catalogue) -> Resul
         found.push(find(store, entry).await?);
     }
     Ok(found)
+}
+
+/// Reads the fences behind the snapshots of one partition's symbols: who owns each by the log.
+///
+/// # Errors
+/// [`LogError`].
+pub async fn read_fences(log: &dyn Log, keyring: &wire::Keyring, found: &mut [Found]) -> Result<(), LogError> {
+    let mut by_partition: HashMap<u32, HashMap<Symbol, &mut Found>> = HashMap::new();
+    for f in found {
+        by_partition.entry(f.entry.partition).or_default().insert(f.entry.symbol, f);
+    }
+    for (partition, mut symbols) in by_partition {
+        let of = TopicPartition { topic: Topic::Orders, partition };
+        let (end, start) = (log.end_offset(of).await?, log.start_offset(of).await?);
+        let mut next = symbols.values().map(|f| f.orders_from()).min().unwrap_or(end).max(start);
+        while next < end {
+            for record in log.read(of, next, READ_RECORDS_MAX).await? {
+                next = record.offset.next();
+                // Most records are orders, and are not worth decoding here.
+                if !record.value.windows(FENCE.len()).take(FENCE_WITHIN).any(|w| w == FENCE) {
+                    continue;
+                }
+                let Ok((symbol, Command::Fence { fence, authority })) = wire::decode(&record.value, partition, keyring)
+                else {
+                    continue;
+                };
+                let Some(f) = symbols.get_mut(&symbol) else { continue };
+                if record.key == symbol.as_bytes()
+                    && record.offset >= f.orders_from()
+                    && record.at <= authority.valid_until
+                {
+                    f.fenced(&fence);
+                }
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Reads one partition of `events` from `from` to its end: the highest seq of each symbol in it. All of a symbol's

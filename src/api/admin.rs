@@ -17,6 +17,7 @@ use crate::actors::directory::BookStatus;
 use crate::actors::exchange::ControlError;
 use crate::domain::instrument::TickBand;
 use crate::domain::{Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
+use crate::ports::routes::Route;
 
 /// Registers the addresses.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -87,27 +88,20 @@ async fn books(edge: Shared, request: HttpRequest) -> Outcome {
 #[derive(Serialize)]
 struct RouteOut {
     symbol: Symbol,
-    target_instance: NodeId,
-    status: &'static str,
-    epoch: Epoch,
-    partition: u32,
+    #[serde(flatten)]
+    route: Route,
 }
 
 async fn routes_table(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
-    let route = |b: &Arc<BookStatus>| RouteOut {
-        symbol: b.symbol,
-        target_instance: b.node(),
-        // Books do not move in this version.
-        status: "ACTIVE",
-        epoch: b.epoch(),
-        partition: b.partition,
-    };
+    let rows = edge.exchange.gateway().routes().all().await;
+    let rows = rows.map_err(|e| EdgeError::new(Code::Internal).message(e.to_string()))?;
     #[derive(Serialize)]
     struct Table {
         routes: Vec<RouteOut>,
     }
-    Ok(HttpResponse::Ok().json(Table { routes: edge.exchange.directory().all().iter().map(route).collect() }))
+    let routes = rows.into_iter().map(|(symbol, route)| RouteOut { symbol, route }).collect();
+    Ok(HttpResponse::Ok().json(Table { routes }))
 }
 
 #[derive(Deserialize)]

@@ -50,11 +50,18 @@ codes! {
     DevTokensOff 403 "dev_tokens_off" "development tokens are given out only on loopback and without a configured secret";
     NotFound 404 "not_found" "there is nothing at this address";
     UnknownSymbol 404 "unknown_symbol" "the symbol is not listed";
+    UnknownNode 404 "unknown_node" "there is no node of this id";
+    UnknownMigration 404 "unknown_migration" "there is no move of this id, or it is no longer remembered";
     MethodNotAllowed 405 "method_not_allowed" "this address does not take this method";
     PayloadTooLarge 413 "payload_too_large" "the body is larger than 65536 bytes";
     TooManyInFlight 429 "too_many_in_flight" "this connection has 4096 commands without an answer; nothing was appended";
     TooManySubscriptions 429 "too_many_subscriptions" "this connection holds as many subscriptions as it may";
     ResyncNeeded 409 "resync_needed" "what lies between last_seq and now is not kept; ask for the state again";
+    AlreadyThere 409 "already_there" "the book is on that node already";
+    AlreadyMoving 409 "already_moving" "the book is being moved; one move of a book at a time";
+    TooLateToAbort 409 "too_late_to_abort" "the move has ended, or its fence is in the log: it can only go forward";
+    NodeDown 409 "node_down" "the node is not alive";
+    LastNode 409 "last_node" "there is no other node to take the books";
     Internal 500 "internal" "something failed on our side";
     Overloaded 503 "overloaded" "the symbol or the log is behind; nothing was appended, try later";
     LogUnavailable 503 "log_unavailable" "the orders log takes no records now; nothing was appended";

@@ -5,6 +5,7 @@ pub mod decimal;
 pub mod edge;
 pub mod error;
 pub mod market;
+pub mod migrations;
 pub mod openapi;
 pub mod pages;
 pub mod rest;

@@ -130,6 +130,22 @@ const ADDRESSES: &[Address] = &[
         responses: &[("200", "trading"), ("409", "not_halted")],
         ..post("/admin/books/{symbol}/resume", Who::Admin, "Trading goes on")
     },
+    Address {
+        body: r#"{"symbol":"TSLA","target":"n2"}"#,
+        responses: &[("202", "`id` of the move, which has begun"), ("409", "already_there, already_moving, node_down")],
+        ..post("/admin/migrations", Who::Admin, "Moves a book to another node while it trades")
+    },
+    get("/admin/migrations", Who::Admin, "Moves, with their steps, pause and parked commands"),
+    get("/admin/migrations/{id}", Who::Admin, "One move"),
+    Address {
+        method: HttpMethod::Delete,
+        responses: &[("202", "will be stopped unless its fence is in the log"), ("409", "too_late_to_abort")],
+        ..get("/admin/migrations/{id}", Who::Admin, "Aborts a move before its fence")
+    },
+    Address {
+        responses: &[("202", "`books`: how many are still to leave"), ("409", "last_node")],
+        ..post("/admin/nodes/{id}/drain", Who::Admin, "Moves all books of a node to the others")
+    },
     post("/admin/books/{symbol}/snapshot", Who::Admin, "Takes a snapshot now"),
 ];
 

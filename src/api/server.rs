@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::edge::{Edge, Shared};
 use super::error::{Code, EdgeError};
-use super::{admin, market, pages, rest, schema, ws};
+use super::{admin, market, migrations, pages, rest, schema, ws};
 use crate::actors::exchange::Exchange;
 use crate::actors::registry::{Drain, Registry, RegistryLimits, StopRegistry};
 use crate::actors::router::RouterCore;
@@ -79,6 +79,7 @@ pub async fn start(
             .configure(rest::routes)
             .configure(market::routes)
             .configure(admin::routes)
+            .configure(migrations::routes)
             .configure(ws::routes)
             .configure(pages::routes)
             .default_service(web::to(nothing_here))

@@ -480,6 +480,11 @@ impl<M: Machine> Replica<M> {
         &self.machine
     }
 
+    /// Where the fence lies that this replica holds at.
+    pub fn hold_offset(&self) -> Option<Offset> {
+        self.hold.filter(|_| matches!(self.mode, Mode::Hold(_))).map(|hold| hold.offset)
+    }
+
     /// Whether a Sealed is owed (rule 9).
     pub fn owes(&self) -> bool {
         !self.debts.is_empty()

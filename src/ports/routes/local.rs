@@ -53,6 +53,7 @@ mod tests {
             status: RouteStatus::Active,
             epoch: Epoch(epoch),
             partition: 3,
+            to: None,
         };
         let set = |r| routes.set(symbol, r).now_or_never().unwrap();
         set(route("n1", 1)).unwrap();

@@ -21,6 +21,9 @@ pub struct Route {
     pub status: RouteStatus,
     pub epoch: Epoch,
     pub partition: u32,
+    /// While it is being moved: to where.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<NodeId>,
 }
 
 /// What can go wrong.

@@ -1,0 +1,440 @@
+//! Carries out moves: runs the pure coordinator of each, and keeps what is to be told of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+
+use super::book::TakeOver;
+use super::directory::{BookStatus, Directory};
+use super::node::{Follow, LetGo, NodeSupervisor, TakeSnapshot};
+use super::pause;
+use super::peers::{Milestone, Peers, What};
+use crate::clock;
+use crate::domain::control::Fence;
+use crate::domain::{Micros, NodeId, Offset, Symbol};
+use crate::migration::handover::{
+    AbortError, Action, Cause, Coordinator, Deadlines, Event, MoveId, MoveRecord, MoveStatus, Plan, Step,
+};
+use crate::ports::log::{Log, LogError, NewRecord, Session, Topic, TopicPartition};
+use crate::ports::routes::{Route, RouteStatus, Routes, RoutesError};
+use crate::wire::{Control, Keyring};
+
+/// How often a shadow's progress is looked at.
+const LOOK: Duration = Duration::from_millis(2);
+/// Ended moves that are remembered.
+const REMEMBERED_MAX: usize = 1_000;
+/// Moves under way in one process.
+const RUNNING_MAX: usize = 2_048;
+/// A snapshot that is being taken already is waited for so often, each time for [`LOOK`].
+const BUSY_LOOKS: u32 = 2_500;
+
+/// Why no move was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MoveError {
+    #[error("symbol is not listed")]
+    UnknownSymbol,
+    #[error("there is no such node")]
+    UnknownNode,
+    #[error("the node is not alive")]
+    NodeDown,
+    #[error("the book is there already")]
+    AlreadyThere,
+    #[error("the book is being moved")]
+    AlreadyMoving,
+    #[error("the book does not trade yet: try again when it does")]
+    NotReady,
+    #[error("too many moves are under way")]
+    TooMany,
+}
+
+/// What moves are carried out with.
+pub struct MovesParts {
+    pub log: Arc<dyn Log>,
+    pub session: Arc<dyn Session>,
+    pub keyring: Arc<Keyring>,
+    pub directory: Arc<Directory>,
+    pub peers: Arc<Peers>,
+    pub routes: Arc<dyn Routes>,
+    pub deadlines: Deadlines,
+}
+
+struct Running {
+    symbol: Symbol,
+    abort: mpsc::Sender<()>,
+}
+
+#[derive(Default)]
+struct Book {
+    last: u64,
+    records: BTreeMap<u64, MoveRecord>,
+    running: BTreeMap<u64, Running>,
+}
+
+/// All moves of the process.
+pub struct Moves {
+    parts: MovesParts,
+    nodes: Mutex<BTreeMap<NodeId, Addr<NodeSupervisor>>>,
+    book: Mutex<Book>,
+}
+
+impl Moves {
+    pub fn new(parts: MovesParts) -> Self {
+        Self { parts, nodes: Mutex::default(), book: Mutex::default() }
+    }
+
+    pub(super) fn enter(&self, node: NodeId, supervisor: Addr<NodeSupervisor>) {
+        self.nodes.lock().insert(node, supervisor);
+    }
+
+    fn node(&self, id: &NodeId) -> Option<Addr<NodeSupervisor>> {
+        self.parts.peers.alive(id)?;
+        self.nodes.lock().get(id).filter(|n| n.connected()).cloned()
+    }
+
+    /// All remembered moves, oldest first.
+    pub fn all(&self) -> Vec<MoveRecord> {
+        self.book.lock().records.values().cloned().collect()
+    }
+
+    pub fn get(&self, id: MoveId) -> Option<MoveRecord> {
+        self.book.lock().records.get(&id.0).cloned()
+    }
+
+    pub fn is_moving(&self, symbol: &Symbol) -> bool {
+        self.book.lock().running.values().any(|r| r.symbol == *symbol)
+    }
+
+    /// Stops a move before its fence.
+    ///
+    /// # Errors
+    /// [`AbortError`]; `None` if there is no such move.
+    pub fn abort(&self, id: MoveId) -> Option<Result<(), AbortError>> {
+        let book = self.book.lock();
+        let record = book.records.get(&id.0)?;
+        if record.status != MoveStatus::Running {
+            return Some(Err(AbortError::Ended));
+        }
+        if record.steps.last().is_some_and(|s| s.name > Step::PauseRouting) {
+            return Some(Err(AbortError::TooLate));
+        }
+        if let Some(running) = book.running.get(&id.0) {
+            // One word is enough; a second finds the first still there.
+            _ = running.abort.try_send(());
+        }
+        Some(Ok(()))
+    }
+
+    /// Begins to move a book. Must be called inside an actix system.
+    ///
+    /// # Errors
+    /// [`MoveError`]: nothing was begun.
+    pub fn begin(self: &Arc<Self>, symbol: Symbol, to: NodeId, cause: Cause) -> Result<MoveId, MoveError> {
+        let status = self.parts.directory.get(&symbol).ok_or(MoveError::UnknownSymbol)?;
+        if !self.nodes.lock().contains_key(&to) {
+            return Err(MoveError::UnknownNode);
+        }
+        self.node(&to).ok_or(MoveError::NodeDown)?;
+        let from = status.owner();
+        let mut book = self.book.lock();
+        if book.running.values().any(|r| r.symbol == symbol) {
+            return Err(MoveError::AlreadyMoving);
+        }
+        if from == to {
+            return Err(MoveError::AlreadyThere);
+        }
+        if cause != Cause::Recovery && !status.is_active() {
+            return Err(MoveError::NotReady);
+        }
+        if book.running.len() >= RUNNING_MAX {
+            return Err(MoveError::TooMany);
+        }
+        book.last += 1;
+        let id = MoveId(book.last);
+        let plan = Plan { id, symbol, from, to, epoch: status.epoch(), cause, detected_at: clock::now() };
+        let (abort, aborted) = mpsc::channel(1);
+        book.running.insert(id.0, Running { symbol, abort });
+        let (mut actions, deadlines) = (Vec::new(), self.parts.deadlines);
+        let coordinator = Coordinator::begin(plan, deadlines, clock::now(), &mut actions);
+        book.records.insert(id.0, coordinator.record().clone());
+        while book.records.len() > REMEMBERED_MAX + book.running.len() {
+            let oldest = book.records.iter().find(|(_, r)| r.status != MoveStatus::Running).map(|(id, _)| *id);
+            oldest.map(|id| book.records.remove(&id));
+        }
+        drop(book);
+        tracing::info!(%id, %symbol, %from, %to, ?cause, "move begins");
+        let (events, results) = mpsc::unbounded_channel(); // bounded by the actions of one move
+        let milestones = self.parts.peers.listen();
+        let drive =
+            Drive { moves: Arc::clone(self), plan, status, shadow: Arc::default(), events, begun: clock::now() };
+        actix::spawn(drive.run(coordinator, actions, milestones, results, aborted));
+        Ok(id)
+    }
+
+    fn note(&self, record: &MoveRecord) {
+        let mut book = self.book.lock();
+        let id = record.plan.id.0;
+        if record.status != MoveStatus::Running {
+            book.running.remove(&id);
+        }
+        book.records.insert(id, record.clone());
+    }
+}
+
+/// One move under way.
+struct Drive {
+    moves: Arc<Moves>,
+    plan: Plan,
+    status: Arc<BookStatus>,
+    shadow: Arc<Mutex<Option<Arc<BookStatus>>>>,
+    events: mpsc::UnboundedSender<Event>,
+    begun: Micros,
+}
+
+impl Drive {
+    async fn run(
+        self,
+        mut coordinator: Coordinator,
+        mut actions: Vec<Action>,
+        mut milestones: tokio::sync::broadcast::Receiver<Milestone>,
+        mut results: mpsc::UnboundedReceiver<Event>,
+        mut aborted: mpsc::Receiver<()>,
+    ) {
+        let mut step = coordinator.step();
+        loop {
+            for action in std::mem::take(&mut actions) {
+                self.act(action, &coordinator);
+            }
+            self.moves.note(coordinator.record());
+            if step != coordinator.step() || coordinator.is_over() {
+                step = coordinator.step();
+                tracing::info!(id = %self.plan.id, symbol = %self.plan.symbol, step = step.name(), "move");
+            }
+            if coordinator.is_over() {
+                break;
+            }
+            let event = tokio::select! {
+                biased;
+                result = results.recv() => result,
+                milestone = milestones.recv() => milestone.ok().and_then(|m| self.heard(&m)),
+                Some(()) = aborted.recv() => Some(Event::Abort),
+                () = tokio::time::sleep(LOOK) => Some(self.look(&coordinator)),
+            };
+            if let Some(event) = event {
+                coordinator.on(event, clock::now(), &mut actions);
+            }
+        }
+        finish(coordinator.record());
+    }
+
+    fn heard(&self, milestone: &Milestone) -> Option<Event> {
+        let Milestone { symbol, node, what } = *milestone;
+        let (is_source, is_target) = (node == self.plan.from, node == self.plan.to);
+        if symbol != self.plan.symbol {
+            return None;
+        }
+        match what {
+            What::FenceApplied { epoch, to, offset } if is_target => Some(Event::FenceApplied { epoch, to, offset }),
+            What::Sealed { epoch } if is_source => Some(Event::Sealed { epoch }),
+            What::Active { epoch, parked } if is_target => Some(Event::Active { epoch, parked }),
+            _ => None,
+        }
+    }
+
+    /// What is to be seen without being told: a milestone may have been missed.
+    fn look(&self, coordinator: &Coordinator) -> Event {
+        let (peers, step) = (&self.moves.parts.peers, coordinator.step());
+        if peers.alive(&self.plan.to).is_none() {
+            return Event::TargetGone;
+        }
+        let source_follows = peers.follows(&self.plan.from, &self.plan.symbol);
+        if step < Step::PauseRouting && self.plan.cause != Cause::Recovery && !source_follows {
+            return Event::SnapshotFailed { why: "the source is gone".into() };
+        }
+        let Some(shadow) = self.shadow.lock().clone() else { return Event::Tick };
+        if step <= Step::TransferSnapshot {
+            // A shadow knows from the log who owns the book: that is news if the owner died before it could say so.
+            self.status.learn_owner(shadow.owner(), shadow.epoch());
+            let lag = if shadow.is_detached() { u64::MAX } else { shadow.lag() };
+            return Event::ShadowProgress { lag, epoch: shadow.epoch(), orders: shadow.orders() };
+        }
+        let epoch = self.plan.epoch.next();
+        let is_switched = step < Step::SwitchRouting && shadow.is_active() && shadow.epoch() >= epoch;
+        if is_switched { Event::Active { epoch, parked: 0 } } else { Event::Tick }
+    }
+
+    fn act(&self, action: Action, coordinator: &Coordinator) {
+        let (moves, plan, events) = (Arc::clone(&self.moves), self.plan, self.events.clone());
+        let shadow = Arc::clone(&self.shadow);
+        let (begun, record) = (self.begun, coordinator.record().clone());
+        let partition = self.status.partition;
+        actix::spawn(async move {
+            let event = match action {
+                Action::TakeSnapshot => Some(moves.take_snapshot(&plan).await),
+                Action::StartShadow => moves.start_shadow(&plan, &shadow).await,
+                Action::MarkRoute => Some(moves.mark_route(&plan, partition).await),
+                Action::AppendFence(fence) => moves.append_fence(&plan, partition, fence).await,
+                Action::TakeByCrashPath => moves.take_by_crash_path(&plan),
+                Action::SwitchRoute => Some(moves.switch_route(&plan, partition).await),
+                Action::WatchReplay => Some(moves.watch_replay(&plan, partition, begun, record.fence).await),
+                Action::DropSource => moves.let_go(&plan.from, plan.symbol).await,
+                Action::DropShadow => moves.let_go(&plan.to, plan.symbol).await,
+                Action::UnmarkRoute => moves.unmark_route(&plan, partition).await,
+            };
+            if let Some(event) = event {
+                // The move may have ended.
+                _ = events.send(event);
+            }
+        });
+    }
+}
+
+impl Moves {
+    async fn take_snapshot(&self, plan: &Plan) -> Event {
+        let failed = |why: String| Event::SnapshotFailed { why };
+        for _ in 0..BUSY_LOOKS {
+            let Some(node) = self.node(&plan.from) else { return failed("the source is gone".into()) };
+            let (done, saved) = oneshot::channel();
+            if node.send(TakeSnapshot { symbol: plan.symbol, done }).await.is_err() {
+                return failed("the source is gone".into());
+            }
+            match saved.await {
+                Ok(Ok(saved)) => return Event::SnapshotReady { bytes: saved.bytes as u64, stall_us: saved.stall_us },
+                Ok(Err(super::book::CutError::Busy)) => tokio::time::sleep(LOOK).await,
+                Ok(Err(e)) => return failed(e.to_string()),
+                Err(_) => return failed("the source is gone".into()),
+            }
+        }
+        failed("another snapshot of the book does not end".into())
+    }
+
+    async fn start_shadow(&self, plan: &Plan, shadow: &Mutex<Option<Arc<BookStatus>>>) -> Option<Event> {
+        let failed = |why: &str| Some(Event::ShadowFailed { why: why.to_owned() });
+        let Some(node) = self.node(&plan.to) else { return failed("the target is gone") };
+        let (done, started) = oneshot::channel();
+        if node.send(Follow { symbol: plan.symbol, done }).await.is_err() {
+            return failed("the target is gone");
+        }
+        match started.await {
+            Ok(Ok(status)) => {
+                *shadow.lock() = Some(status);
+                None
+            }
+            Ok(Err(why)) => failed(&why),
+            Err(_) => failed("the target is gone"),
+        }
+    }
+
+    async fn mark_route(&self, plan: &Plan, partition: u32) -> Event {
+        let (status, to) = (RouteStatus::Migrating, Some(plan.to));
+        let route = Route { target_instance: plan.from, status, epoch: plan.epoch, partition, to };
+        match self.parts.routes.set(plan.symbol, route).await {
+            Ok(()) => Event::RouteMarked,
+            Err(e) => Event::RouteRefused { why: e.to_string() },
+        }
+    }
+
+    async fn unmark_route(&self, plan: &Plan, partition: u32) -> Option<Event> {
+        let status = RouteStatus::Active;
+        let route = Route { target_instance: plan.from, status, epoch: plan.epoch, partition, to: None };
+        match self.parts.routes.set(plan.symbol, route).await {
+            // Somebody else moved it on: the newer row stands.
+            Ok(()) | Err(RoutesError::Older { .. }) => {}
+            Err(e) => tracing::warn!(symbol = %plan.symbol, error = %e, "route not written"),
+        }
+        None
+    }
+
+    async fn switch_route(&self, plan: &Plan, partition: u32) -> Event {
+        let (status, epoch) = (RouteStatus::Active, plan.epoch.next());
+        let route = Route { target_instance: plan.to, status, epoch, partition, to: None };
+        match self.parts.routes.set(plan.symbol, route).await {
+            Ok(()) => Event::RouteSwitched,
+            Err(e) => Event::RouteRefused { why: e.to_string() },
+        }
+    }
+
+    async fn append_fence(&self, plan: &Plan, partition: u32, fence: Fence) -> Option<Event> {
+        match append_fence(&*self.parts.session, &self.parts.keyring, plan.symbol, partition, fence).await {
+            Ok(()) => Some(Event::FenceAppended),
+            Err(e @ (LogError::Full | LogError::TooLarge { .. })) => Some(Event::FenceFailed { why: e.to_string() }),
+            Err(e) => {
+                tracing::error!(symbol = %plan.symbol, error = %e, "whether the fence was appended, the log will tell");
+                None
+            }
+        }
+    }
+
+    fn take_by_crash_path(&self, plan: &Plan) -> Option<Event> {
+        let book = self.parts.peers.alive(&plan.to).and_then(|n| n.book(&plan.symbol))?;
+        // One per deadline of a move.
+        #[allow(clippy::disallowed_methods)]
+        book.do_send(TakeOver { epoch: plan.epoch.next() });
+        None
+    }
+
+    async fn watch_replay(&self, plan: &Plan, partition: u32, begun: Micros, fence: Option<Offset>) -> Event {
+        let measured = match fence {
+            Some(fence) => pause::measure(&*self.parts.log, plan.symbol, partition, fence, begun).await,
+            None => Ok(pause::Pause::default()),
+        };
+        let pause = measured.unwrap_or_else(|e| {
+            tracing::warn!(symbol = %plan.symbol, error = %e, "pause cannot be measured");
+            pause::Pause::default()
+        });
+        Event::Replayed { pause_us: pause.pause_us, baseline_gap_us: pause.baseline_gap_us }
+    }
+
+    async fn let_go(&self, node: &NodeId, symbol: Symbol) -> Option<Event> {
+        if let Some(node) = self.node(node) {
+            let (done, gone) = oneshot::channel();
+            if node.send(LetGo { symbol, done }).await.is_ok() {
+                _ = gone.await;
+            }
+        }
+        Some(Event::Cleaned)
+    }
+}
+
+/// Appends a signed fence; returns once it is durable.
+///
+/// # Errors
+/// [`LogError`]; only `Full` and `TooLarge` say that it is certainly not there.
+pub async fn append_fence(
+    session: &dyn Session,
+    keyring: &Keyring,
+    symbol: Symbol,
+    partition: u32,
+    fence: Fence,
+) -> Result<(), LogError> {
+    let receipt = session.append(NewRecord {
+        to: TopicPartition { topic: Topic::Orders, partition },
+        key: Bytes::copy_from_slice(symbol.as_bytes()),
+        header: Bytes::new(),
+        value: keyring.encode(&symbol, partition, Control::Fence(fence), clock::now()),
+    });
+    receipt.await.map(|_| ())
+}
+
+fn finish(record: &MoveRecord) {
+    let Plan { id, symbol, from, to, .. } = record.plan;
+    let status = match record.status {
+        MoveStatus::Completed => "completed",
+        MoveStatus::Aborted => "aborted",
+        MoveStatus::Failed | MoveStatus::Running => "failed",
+    };
+    metrics::counter!("hotbook_moves_total", "status" => status).increment(1);
+    for step in &record.steps {
+        let took = step.took_us.unwrap_or_default() as f64 / 1e6;
+        metrics::histogram!("hotbook_move_step_seconds", "step" => step.name.name()).record(took);
+    }
+    let (pause_us, parked) = (record.pause_us, record.parked);
+    match &record.error {
+        None => tracing::info!(%id, %symbol, %from, %to, ?pause_us, ?parked, "move completed"),
+        Some(error) => tracing::warn!(%id, %symbol, %from, %to, status, error, "move ended"),
+    }
+}

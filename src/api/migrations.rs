@@ -1,0 +1,151 @@
+//! Moves of books, and drains: role admin.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use super::edge::Shared;
+use super::error::{Code, EdgeError};
+use super::rest::{Body, Outcome, bytes};
+use super::schema;
+use super::ws_text::rfc3339;
+use crate::actors::exchange::DrainError;
+use crate::actors::moves::MoveError;
+use crate::domain::{NodeId, Symbol};
+use crate::migration::handover::{Cause, MoveId, MoveRecord, MoveStatus, Step};
+
+/// Registers the addresses.
+pub fn routes(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource("/admin/migrations").get(list).post(begin))
+        .service(web::resource("/admin/migrations/{id}").get(show).delete(abort))
+        .service(web::resource("/admin/nodes/{id}/drain").post(drain));
+}
+
+#[derive(Serialize)]
+struct StepOut {
+    name: Step,
+    started_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    took_us: Option<u64>,
+}
+
+/// A move as operators see it; times in microseconds.
+#[derive(Serialize)]
+struct MoveOut {
+    id: MoveId,
+    symbol: Symbol,
+    from: NodeId,
+    to: NodeId,
+    cause: Cause,
+    status: MoveStatus,
+    steps: Vec<StepOut>,
+    parked: Option<u64>,
+    pause_us: Option<u64>,
+    baseline_gap_us: Option<u64>,
+    snapshot_stall_us: u64,
+    book_orders: u64,
+    snapshot_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+fn view(record: &MoveRecord) -> MoveOut {
+    let step = |s: &crate::migration::handover::StepRecord| StepOut {
+        name: s.name,
+        started_at: rfc3339(s.started_at),
+        took_us: s.took_us,
+    };
+    MoveOut {
+        id: record.plan.id,
+        symbol: record.plan.symbol,
+        from: record.plan.from,
+        to: record.plan.to,
+        cause: record.plan.cause,
+        status: record.status,
+        steps: record.steps.iter().map(step).collect(),
+        parked: record.parked,
+        pause_us: record.pause_us,
+        baseline_gap_us: record.baseline_gap_us,
+        snapshot_stall_us: record.snapshot_stall_us,
+        book_orders: record.book_orders,
+        snapshot_bytes: record.snapshot_bytes,
+        error: record.error.clone(),
+    }
+}
+
+async fn list(edge: Shared, request: HttpRequest) -> Outcome {
+    edge.admin(&request)?;
+    #[derive(Serialize)]
+    struct Moves {
+        migrations: Vec<MoveOut>,
+    }
+    let migrations = edge.exchange.moves().all().iter().map(view).collect();
+    Ok(HttpResponse::Ok().json(Moves { migrations }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MoveFields {
+    symbol: Option<String>,
+    target: Option<String>,
+}
+
+async fn begin(edge: Shared, request: HttpRequest, body: Body) -> Outcome {
+    edge.admin(&request)?;
+    edge.takes_commands()?;
+    let body = bytes(body)?;
+    let fields: MoveFields = schema::read(&body)?;
+    let (symbol, _) = edge.listed(Some(fields.symbol.as_deref().ok_or_else(|| schema::missing("symbol"))?))?;
+    let target = fields.target.as_deref().ok_or_else(|| schema::missing("target"))?;
+    let target = node_id(target)?;
+    let id = edge.exchange.moves().begin(symbol, target, Cause::Operator).map_err(|e| {
+        let code = match e {
+            MoveError::UnknownSymbol => Code::UnknownSymbol,
+            MoveError::UnknownNode => Code::UnknownNode,
+            MoveError::NodeDown => Code::NodeDown,
+            MoveError::AlreadyThere => Code::AlreadyThere,
+            MoveError::AlreadyMoving => Code::AlreadyMoving,
+            MoveError::NotReady | MoveError::TooMany => Code::Overloaded,
+        };
+        EdgeError::new(code).message(e.to_string()).detail("symbol", symbol.as_str()).detail("target", target.as_str())
+    })?;
+    Ok(HttpResponse::Accepted().json(json!({"id": id})))
+}
+
+fn node_id(text: &str) -> Result<NodeId, EdgeError> {
+    NodeId::new(text).map_err(|_| EdgeError::new(Code::UnknownNode).detail("node", text))
+}
+
+fn move_id(text: &str) -> Result<MoveId, EdgeError> {
+    text.parse().map(MoveId).map_err(|_| EdgeError::new(Code::UnknownMigration).detail("id", text))
+}
+
+async fn show(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
+    edge.admin(&request)?;
+    let id = move_id(&path)?;
+    let unknown = || EdgeError::new(Code::UnknownMigration).detail("id", path.as_str());
+    Ok(HttpResponse::Ok().json(view(&edge.exchange.moves().get(id).ok_or_else(unknown)?)))
+}
+
+async fn abort(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
+    edge.admin(&request)?;
+    match edge.exchange.moves().abort(move_id(&path)?) {
+        None => Err(EdgeError::new(Code::UnknownMigration).detail("id", path.as_str())),
+        Some(Err(e)) => Err(EdgeError::new(Code::TooLateToAbort).message(e.to_string()).detail("id", path.as_str())),
+        Some(Ok(())) => Ok(HttpResponse::Accepted().json(json!({"id": move_id(&path)?}))),
+    }
+}
+
+async fn drain(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
+    edge.admin(&request)?;
+    let id = node_id(&path)?;
+    let books = edge.exchange.drain(&id).map_err(|e| {
+        let code = match e {
+            DrainError::UnknownNode => Code::UnknownNode,
+            DrainError::LastNode => Code::LastNode,
+        };
+        EdgeError::new(code).message(e.to_string()).detail("node", id.as_str())
+    })?;
+    Ok(HttpResponse::Accepted().json(json!({"id": id, "status": "DRAINING", "books": books})))
+}

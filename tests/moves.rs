@@ -1,0 +1,307 @@
+//! Books that move while they trade, on several nodes in one process. Every run is judged from the log: a plain replay
+//! by the bare engine gives, byte for byte, what a reader of `events` that goes by seq has heard.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+use embedded::*;
+use futures_util::future::join_all;
+use hotbook::actors::exchange::{DrainError, Exchange, ExchangeConfig};
+use hotbook::actors::moves::MoveError;
+use hotbook::domain::outbox::Header;
+use hotbook::domain::{Command, Epoch, Input, Machine, NodeId, Offset, Origin, Outbox, Side, Symbol};
+use hotbook::engine::Book;
+use hotbook::migration::handover::{AbortError, Cause, MoveId, MoveRecord, MoveStatus, Step};
+use hotbook::ports::log::{Topic, TopicPartition, partition_of};
+use hotbook::ports::routes::RouteStatus;
+use hotbook::wire::{self, Keyring};
+
+#[path = "common/embedded.rs"]
+mod embedded;
+
+fn node(n: usize) -> NodeId {
+    NodeId::new(&format!("n{n}")).unwrap()
+}
+
+/// What the log says must have been heard of a symbol, and what was.
+async fn judge(exchange: &Exchange, of: Symbol) -> u64 {
+    let partition = partition_of(of.as_bytes(), exchange.log().partitions());
+    let keyring = Keyring::from_secret(b"test");
+    let mut machine: Option<Book> = None;
+    let mut truth = Outbox::new(Default::default(), Epoch(0));
+    let mut epoch = 0;
+    for record in read_all(exchange, Topic::Orders, partition).await {
+        if record.key != of.as_bytes() {
+            continue;
+        }
+        let Ok((_, command)) = wire::decode(&record.value, partition, &keyring) else { panic!("undecodable") };
+        if let Command::Fence { fence, .. } = &command {
+            if fence.epoch.0 == epoch + 1 {
+                epoch += 1;
+                truth.set_epoch(fence.epoch);
+            }
+            continue;
+        }
+        let origin = Origin::from_bytes(&record.header);
+        let input = Input { offset: record.offset, at: record.at, origin, command };
+        match &mut machine {
+            None => machine = Book::birth(&input, &mut truth),
+            Some(book) => book.apply(&input, &mut truth),
+        }
+    }
+    let mut heard: Vec<Vec<u8>> = Vec::new();
+    for record in read_all(exchange, Topic::Events, partition).await {
+        if record.key != of.as_bytes() {
+            continue;
+        }
+        let mut rest = wire::events::decode(&record.value).unwrap().outputs;
+        while !rest.is_empty() {
+            let head = Header::read(&rest).unwrap();
+            let one = rest.split_to(head.length).to_vec();
+            let at = head.seq.0 as usize - 1;
+            assert!(at <= heard.len(), "{of}: gap before seq {}", head.seq);
+            match heard.get(at) {
+                Some(known) => assert_eq!(known, &one, "{of}: two outputs with seq {}", head.seq),
+                None => heard.push(one),
+            }
+        }
+    }
+    assert!(
+        heard.concat() == truth.bytes(),
+        "{of}: heard {} bytes, the log says {}",
+        heard.concat().len(),
+        truth.bytes().len()
+    );
+    let book = exchange.directory().get(&of).unwrap();
+    assert_eq!((book.book_digest(), book.epoch().0), (machine.unwrap().book_digest(), epoch));
+    heard.len() as u64
+}
+
+async fn read_all(exchange: &Exchange, topic: Topic, partition: u32) -> Vec<hotbook::ports::log::Record> {
+    let of = TopicPartition { topic, partition };
+    let (mut next, end) = (Offset(0), exchange.log().end_offset(of).await.unwrap());
+    let mut all = Vec::new();
+    while next < end {
+        all.extend(exchange.log().read(of, next, 4_096).await.unwrap());
+        next = all.last().unwrap().offset.next();
+    }
+    all
+}
+
+async fn ended(exchange: &Exchange, id: MoveId) -> MoveRecord {
+    let running = || exchange.moves().get(id).unwrap().status == MoveStatus::Running;
+    until("the move ends", || !running()).await;
+    exchange.moves().get(id).unwrap()
+}
+
+async fn moved(exchange: &Exchange, of: &str, to: NodeId) -> MoveRecord {
+    let id = exchange.moves().begin(symbol(of), to, Cause::Operator).unwrap();
+    let record = ended(exchange, id).await;
+    assert_eq!(record.status, MoveStatus::Completed, "{record:?}");
+    assert_eq!(record.error, None);
+    record
+}
+
+/// Clients that send orders, each the next when the last is answered, until they are stopped.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    clients: Vec<actix_web::rt::task::JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(exchange: &Arc<Exchange>, symbols: &[&str], clients: usize) -> Self {
+        let (stop, answered) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let client = |(symbol, client): (&&str, usize)| {
+            let (exchange, of, stop) = (Arc::clone(exchange), (*symbol).to_owned(), Arc::clone(&stop));
+            let answered = Arc::clone(&answered);
+            actix_web::rt::spawn(async move {
+                for n in 0.. {
+                    if stop.load(Ordering::Acquire) {
+                        return;
+                    }
+                    let side = if (n + client) % 2 == 0 { Side::Buy } else { Side::Sell };
+                    let add = order(&format!("c{client}-{n}"), side, 100 + (n * 7 % 5) as u64, 1 + n as u64 % 4);
+                    send(&exchange, &of, &Command::Add(add)).await;
+                    answered.fetch_add(1, Ordering::AcqRel);
+                }
+            })
+        };
+        let clients = symbols.iter().flat_map(|s| (0..clients).map(move |c| (s, c))).map(client).collect();
+        Self { stop, answered, clients }
+    }
+
+    fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Acquire)
+    }
+
+    /// Every order that was sent is answered.
+    async fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        join_all(self.clients).await.into_iter().for_each(|c| c.unwrap());
+    }
+}
+
+async fn three_nodes(folder: &std::path::Path, symbols: &[&str]) -> Arc<Exchange> {
+    let exchange = start(ExchangeConfig { nodes: 3, ..config(folder) }).await;
+    for name in symbols {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    exchange
+}
+
+#[actix_web::test]
+async fn a_book_moves_back_and_forth_under_load_and_nothing_is_lost() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = three_nodes(folder.path(), &["AAA", "BBB", "CCC"]).await;
+    let load = Load::on(&exchange, &["AAA", "BBB", "CCC"], 8);
+    let mut pauses = Vec::new();
+    for n in 0..30 {
+        let to = node(n % 3 + 1);
+        if exchange.directory().get(&symbol("AAA")).unwrap().node() == to {
+            continue;
+        }
+        let record = moved(&exchange, "AAA", to).await;
+        assert_eq!(record.steps.iter().map(|s| s.name).collect::<Vec<_>>(), Step::ALL);
+        assert_eq!(exchange.directory().get(&symbol("AAA")).unwrap().node(), to);
+        pauses.push((record.pause_us.unwrap(), record.parked.unwrap(), record.baseline_gap_us.unwrap()));
+    }
+    load.stop().await;
+    println!("(pause_us, parked, baseline_gap_us): {pauses:?}");
+    for name in ["AAA", "BBB", "CCC"] {
+        println!("{name}: {} outputs", judge(&exchange, symbol(name)).await);
+    }
+    let route = exchange.gateway().routes().get(symbol("AAA")).await.unwrap().unwrap();
+    let book = exchange.directory().get(&symbol("AAA")).unwrap();
+    assert_eq!((route.status, route.epoch, route.target_instance), (RouteStatus::Active, book.epoch(), book.node()));
+    assert!(book.epoch() >= Epoch(28));
+    exchange.shutdown().await;
+    drop(exchange);
+    // Written with three nodes, started with one, then with two.
+    for nodes in [1, 2] {
+        let exchange = start(ExchangeConfig { nodes, ..config(folder.path()) }).await;
+        send(&exchange, "AAA", &Command::Add(order(&format!("with-{nodes}"), Side::Buy, 1, 1))).await;
+        judge(&exchange, symbol("AAA")).await;
+        exchange.shutdown().await;
+    }
+}
+
+#[actix_web::test]
+async fn what_cannot_be_moved_is_refused_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = three_nodes(folder.path(), &["AAA"]).await;
+    let begin = |of: &str, to| exchange.moves().begin(symbol(of), to, Cause::Operator);
+    assert_eq!(begin("NONE", node(2)), Err(MoveError::UnknownSymbol));
+    assert_eq!(begin("AAA", node(9)), Err(MoveError::UnknownNode));
+    assert_eq!(begin("AAA", node(1)), Err(MoveError::AlreadyThere));
+    let id = begin("AAA", node(2)).unwrap();
+    assert_eq!(begin("AAA", node(3)), Err(MoveError::AlreadyMoving));
+    assert_eq!(exchange.moves().abort(MoveId(99)), None);
+    assert_eq!(ended(&exchange, id).await.status, MoveStatus::Completed);
+    assert_eq!(exchange.moves().abort(id), Some(Err(AbortError::Ended)));
+    assert_eq!(exchange.drain(&node(9)), Err(DrainError::UnknownNode));
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn an_aborted_move_leaves_no_trace() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = three_nodes(folder.path(), &["AAA"]).await;
+    let load = Load::on(&exchange, &["AAA"], 4);
+    let mut aborted = 0;
+    for _ in 0..10 {
+        let id = exchange.moves().begin(symbol("AAA"), node(2), Cause::Operator).unwrap();
+        exchange.moves().abort(id).unwrap().unwrap();
+        let record = ended(&exchange, id).await;
+        if record.status == MoveStatus::Aborted {
+            aborted += 1;
+            let book = exchange.directory().get(&symbol("AAA")).unwrap();
+            assert_eq!((book.node(), book.epoch()), (node(1), Epoch(0)));
+        } else {
+            break;
+        }
+    }
+    assert!(aborted > 0, "no move was stopped in time");
+    load.stop().await;
+    judge(&exchange, symbol("AAA")).await;
+    exchange.shutdown().await;
+}
+
+#[actix_web::test]
+async fn a_dead_nodes_books_trade_again_elsewhere() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
+    let exchange = three_nodes(folder.path(), &names).await;
+    let load = Load::on(&exchange, &names, 3);
+    until("some orders are answered", || load.answered() > 500).await;
+    exchange.crash_node(&node(1));
+    let active = |name: &str| {
+        let book = exchange.directory().get(&symbol(name)).unwrap();
+        book.node() != node(1) && book.is_active()
+    };
+    until("every book trades elsewhere", || names.iter().all(|n| active(n))).await;
+    let then = load.answered();
+    until("orders go on", || load.answered() > then + 500).await;
+    load.stop().await;
+    for name in names {
+        judge(&exchange, symbol(name)).await;
+    }
+    assert_eq!(exchange.nodes()[0].status, "DOWN");
+    assert_eq!(exchange.moves().begin(symbol("AAA"), node(1), Cause::Operator), Err(MoveError::NodeDown));
+    exchange.shutdown().await;
+}
+
+/// A crash of either side at each step of a move: the orders go on, and the log's judgement is clean.
+#[actix_web::test]
+async fn a_crash_at_any_step_of_a_move_loses_nothing() {
+    for victim in [1, 2] {
+        for step in Step::ALL {
+            let folder = tempfile::tempdir().unwrap();
+            let exchange = three_nodes(folder.path(), &["AAA"]).await;
+            let load = Load::on(&exchange, &["AAA"], 4);
+            until("some orders are answered", || load.answered() > 50).await;
+            let id = exchange.moves().begin(symbol("AAA"), node(2), Cause::Operator).unwrap();
+            let at = || exchange.moves().get(id).unwrap().steps.last().unwrap().name;
+            while at() < step && exchange.moves().get(id).unwrap().status == MoveStatus::Running {
+                tokio::task::yield_now().await;
+            }
+            let met = at();
+            exchange.crash_node(&node(victim));
+            until("the book trades on a living node", || {
+                let book = exchange.directory().get(&symbol("AAA")).unwrap();
+                book.is_active() && book.node() != node(victim)
+            })
+            .await;
+            let then = load.answered();
+            until("orders go on", || load.answered() > then + 20).await;
+            load.stop().await;
+            let outputs = judge(&exchange, symbol("AAA")).await;
+            println!(
+                "n{victim} crashed at {met:?} (wanted {step:?}): {:?}, {outputs} outputs",
+                exchange.moves().get(id).unwrap().status
+            );
+            exchange.shutdown().await;
+        }
+    }
+}
+
+#[actix_web::test]
+async fn a_drained_node_gives_its_books_away_and_gets_no_new_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
+    let exchange = three_nodes(folder.path(), &names).await;
+    let load = Load::on(&exchange, &names, 2);
+    assert_eq!(exchange.drain(&node(1)), Ok(2));
+    until("the node is empty", || exchange.nodes()[0].books == 0).await;
+    exchange.list(symbol("GGG"), plain()).await.unwrap();
+    assert_eq!(exchange.nodes().iter().map(|n| n.books).sum::<usize>(), 7);
+    assert_eq!(exchange.nodes()[0].books, 0);
+    load.stop().await;
+    for name in names {
+        judge(&exchange, symbol(name)).await;
+    }
+    assert_eq!(exchange.nodes()[0].status, "DRAINING");
+    tokio::time::sleep(Duration::ZERO).await;
+    exchange.shutdown().await;
+}
