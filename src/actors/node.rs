@@ -39,6 +39,9 @@ const LET_GO_LOOK: Duration = Duration::from_millis(5);
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
 
+/// A replica on this node: its actor, and what it last said of itself.
+type LocalReplica = (Addr<BookActor>, Arc<BookStatus>);
+
 /// What can be set for a node.
 #[derive(Debug, Clone)]
 pub struct NodeSettings {
@@ -70,7 +73,7 @@ pub struct NodeContext {
     session: RwLock<Arc<dyn Session>>,
     threads: Vec<(ArbiterHandle, Pump)>,
     next_thread: AtomicUsize,
-    books: RwLock<HashMap<Symbol, (Addr<BookActor>, Arc<BookStatus>)>>,
+    books: RwLock<HashMap<Symbol, LocalReplica>>,
     supervisor: OnceLock<Addr<NodeSupervisor>>,
     level_feeds: AtomicU64,
     load_ppm: AtomicU64,
