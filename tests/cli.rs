@@ -132,12 +132,37 @@ async fn sigterm_snapshots_and_a_restart_goes_on() {
     let (ok, out, err) = run(&["snapshot", "inspect", &file.to_string_lossy()], &[]);
     assert!(ok && out.contains("AAA") && out.contains("digest"), "{out}{err}");
 
-    // The book of n2 has nobody to run it on one node.
-    let data = folder.path().to_string_lossy().into_owned();
-    let (ok, _, err) = run(&["serve", "--http-port", "0", "--data", &data], &[]);
-    assert!(!ok && err.contains("n2"), "{err}");
+    // The book of n2 is taken over by n1.
+    let server = Serving::start(folder.path(), &[]);
+    let (_, nodes) = server.call("GET", "/admin/nodes", Some(&token), Value::Null).await;
+    assert_eq!(nodes["nodes"].as_array().map(|n| n.iter().map(|n| n["books"].clone()).collect()), Some(vec![json!(2)]));
+    server.terminate();
 
     let server = Serving::start(folder.path(), &["--nodes", "2"]);
+    let moving = json!({"symbol": "AAA", "target": "n2"});
+    let (status, begun) = server.call("POST", "/admin/migrations", Some(&token), moving.clone()).await;
+    assert_eq!(status, 202, "{begun}");
+    let path = format!("/admin/migrations/{}", begun["id"]);
+    let ended = until(
+        "the move completes",
+        || server.call("GET", &path, Some(&token), Value::Null),
+        |(_, m)| m["status"] == "COMPLETED",
+    )
+    .await;
+    assert_eq!(ended.1["steps"].as_array().map(Vec::len), Some(8), "{}", ended.1);
+    assert!(ended.1["pause_us"].is_u64() && ended.1["parked"].is_u64(), "{}", ended.1);
+    let (status, refused) = server.call("POST", "/admin/migrations", Some(&token), moving).await;
+    assert_eq!((status, &refused["code"]), (409, &json!("already_there")));
+    let (status, refused) = server.call("DELETE", &path, Some(&token), Value::Null).await;
+    assert_eq!((status, &refused["code"]), (409, &json!("too_late_to_abort")));
+    let nowhere = json!({"symbol": "AAA", "target": "n9"});
+    let (status, refused) = server.call("POST", "/admin/migrations", Some(&token), nowhere).await;
+    assert_eq!((status, &refused["code"]), (404, &json!("unknown_node")));
+    let (_, table) = server.call("GET", "/admin/routes", Some(&token), Value::Null).await;
+    assert_eq!(
+        (&table["routes"][0]["target_instance"], &table["routes"][0]["status"]),
+        (&json!("n2"), &json!("ACTIVE"))
+    );
     // The token holds: the cluster's secret was kept.
     let seen = until(
         "the order is there",

@@ -21,7 +21,7 @@ use crate::config::{self, Config};
 #[derive(Debug, Parser)]
 #[command(name = "hotbook", version, about)]
 struct Cli {
-    /// Without one: `serve --demo`.
+    /// Without one: `serve --nodes 3 --demo`.
     #[command(subcommand)]
     command: Option<Action>,
 }
@@ -90,7 +90,8 @@ impl ServeArgs {
 /// Runs the program.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let done = match cli.command.unwrap_or_else(|| Action::Serve(ServeArgs { demo: true, ..ServeArgs::default() })) {
+    let first_sight = || ServeArgs { nodes: Some(3), demo: true, ..ServeArgs::default() };
+    let done = match cli.command.unwrap_or_else(|| Action::Serve(first_sight())) {
         Action::Serve(args) => args.settings().map_err(Into::into).and_then(|config| serve::run(&config)),
         Action::CheckConfig(args) => check_config(&args),
         Action::Replay(args) => replay::run(&args),

@@ -3,6 +3,7 @@
 pub mod actor;
 pub mod baseline;
 pub mod engine;
+pub mod migration;
 pub mod order_entry;
 pub mod scale;
 
@@ -24,6 +25,8 @@ pub enum BenchAction {
     Actor(actor::ActorArgs),
     /// Order to ACK and to FILL over WebSocket, beside a bare echo with durable appends.
     OrderEntry(order_entry::OrderEntryArgs),
+    /// Pause of a move under load, over book sizes, beside one durable append.
+    Migration(migration::MigrationArgs),
     /// Many symbols on one node: memory per idle book, time to start.
     Scale(scale::ScaleArgs),
     /// The baseline server that `order-entry` starts.
@@ -40,6 +43,7 @@ pub fn run(action: BenchAction) -> anyhow::Result<()> {
         BenchAction::Engine(args) => engine::run(&args),
         BenchAction::Actor(args) => actor::run(args),
         BenchAction::OrderEntry(args) => order_entry::run(args),
+        BenchAction::Migration(args) => migration::run(&args),
         BenchAction::Scale(args) => scale::run(args),
         BenchAction::BaselineServer(args) => baseline::run(args),
     }

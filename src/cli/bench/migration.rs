@@ -1,0 +1,252 @@
+//! `bench migration`: the pause of a move under load, over book sizes, beside one durable append of the same run.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use serde_json::json;
+
+use super::{flow_file, progress};
+use crate::actors::exchange::{Exchange, ExchangeConfig};
+use crate::domain::{
+    Command, Instrument, NewOrder, NodeId, OrderKind, Price, Quantity, SelfTrade, Side, Symbol, TimeInForce, UserId,
+};
+use crate::migration::handover::{Cause, MoveRecord, MoveStatus};
+use crate::ports::log::{NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
+use crate::wire;
+
+/// Orders that are filled in under one receipt.
+const FILL_AT_ONCE: usize = 4_096;
+/// Commands per second while the book moves.
+const LOAD_PER_S: u64 = 1_000;
+const WITHIN: Duration = Duration::from_secs(300);
+const APPENDS: usize = 300;
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct MigrationArgs {
+    /// Book sizes, in resting orders.
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    pub orders: Vec<u64>,
+    /// Moves per size.
+    #[arg(long, default_value_t = 40)]
+    pub moves: usize,
+    /// Where the data folder is made.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+}
+
+struct Row {
+    orders: u64,
+    pauses: Vec<u64>,
+    excesses: Vec<u64>,
+    stalls: Vec<u64>,
+    parked: u64,
+    snapshot_bytes: u64,
+    append_p50_us: u64,
+    /// Writing, reading and restoring a snapshot while nothing trades: what a stop-and-copy would pause for.
+    stop_and_copy_us: u64,
+}
+
+fn at(sorted: &[u64], percent: usize) -> u64 {
+    sorted.get((sorted.len().saturating_sub(1)) * percent / 100).copied().unwrap_or_default()
+}
+
+/// Far from the other side, so that it rests; or near it, so that it trades with its pair.
+fn order(n: u64, side: Side, price: u64) -> anyhow::Result<Command> {
+    Ok(Command::Add(NewOrder {
+        order_id: flow_file::order_id_of(n as u32),
+        user: UserId::new(if side == Side::Buy { "buyer" } else { "seller" }).context("user")?,
+        side,
+        kind: OrderKind::Limit { price: Price(price) },
+        quantity: Quantity(1),
+        time_in_force: TimeInForce::Gtc,
+        self_trade: SelfTrade::None,
+        post_only: false,
+        all_or_none: false,
+        display_quantity: None,
+    }))
+}
+
+fn record(symbol: &Symbol, partition: u32, command: &Command) -> NewRecord {
+    NewRecord {
+        to: TopicPartition { topic: Topic::Orders, partition },
+        key: Bytes::copy_from_slice(symbol.as_bytes()),
+        header: Bytes::new(),
+        value: wire::orders::encode(symbol, command),
+    }
+}
+
+async fn fill(exchange: &Exchange, session: &dyn Session, symbol: Symbol, orders: u64) -> anyhow::Result<()> {
+    let partition = partition_of(symbol.as_bytes(), exchange.log().partitions());
+    let bar = progress(orders, "orders rest");
+    let mut n = 0;
+    while n < orders {
+        let until = (n + FILL_AT_ONCE as u64).min(orders);
+        let commands = (n..until).map(|n| order(n, Side::Buy, 1_000 + n % 500));
+        let records: Result<Vec<_>, _> = commands.map(|c| c.map(|c| record(&symbol, partition, &c))).collect();
+        session.append_all(records?).await?;
+        n = until;
+        bar.set_position(n);
+    }
+    bar.finish_and_clear();
+    let (book, started) = (exchange.directory().get(&symbol).context("listed")?, Instant::now());
+    while book.orders() < orders {
+        if started.elapsed() > WITHIN {
+            bail!("{} of {orders} orders rest after {WITHIN:?}", book.orders());
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    Ok(())
+}
+
+/// Pairs that trade with each other, on a fixed schedule, until told to stop.
+async fn load(session: Arc<dyn Session>, symbol: Symbol, partition: u32, from: u64, stop: Arc<AtomicBool>) {
+    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / LOAD_PER_S));
+    for n in from.. {
+        if stop.load(Ordering::Acquire) {
+            return;
+        }
+        let side = if n % 2 == 0 { Side::Sell } else { Side::Buy };
+        if let Ok(command) = order(n, side, 5_000) {
+            drop(session.append(record(&symbol, partition, &command)));
+        }
+        tick.tick().await;
+    }
+}
+
+async fn move_to(exchange: &Arc<Exchange>, symbol: Symbol, to: NodeId) -> anyhow::Result<MoveRecord> {
+    let id = exchange.moves().begin(symbol, to, Cause::Operator)?;
+    let started = Instant::now();
+    loop {
+        let record = exchange.moves().get(id).context("the move is remembered")?;
+        match record.status {
+            MoveStatus::Completed => return Ok(record),
+            MoveStatus::Running if started.elapsed() < WITHIN => tokio::time::sleep(Duration::from_millis(2)).await,
+            status => bail!("move {id}: {status:?}, {:?}", record.error),
+        }
+    }
+}
+
+async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
+    let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+    let folder = tempfile::Builder::new().prefix("hotbook-bench-").tempdir_in(dir)?;
+    let config = ExchangeConfig {
+        data_dir: folder.path().to_owned(),
+        nodes: 2,
+        cluster_secret: b"bench".to_vec(),
+        snapshot_every_s: 3_600,
+        snapshot_every_records: u64::MAX,
+        ..ExchangeConfig::default()
+    };
+    let exchange = Exchange::start(config).await?;
+    let symbol = Symbol::new("HOT")?;
+    exchange.list(symbol, Instrument::plain(2, 1, 1)).await?;
+    let options = SessionOptions { name: "bench".into(), queue_bytes_max: usize::MAX };
+    let session = exchange.log().open_session(options)?;
+    fill(&exchange, &*session, symbol, orders).await?;
+    let partition = partition_of(symbol.as_bytes(), exchange.log().partitions());
+    let letters = TopicPartition { topic: Topic::DeadLetters, partition: 0 };
+    let mut appends = Vec::new();
+    for _ in 0..APPENDS {
+        let started = Instant::now();
+        let (key, value) = (Bytes::from_static(b"bench"), Bytes::from_static(&[0; 200]));
+        session.append(NewRecord { to: letters, key, header: Bytes::new(), value }).await?;
+        appends.push(started.elapsed().as_micros() as u64);
+    }
+    appends.sort_unstable();
+    let started = Instant::now();
+    exchange.snapshot(symbol).await?;
+    let store = crate::ports::snapshots::folder::FolderSnapshots::open(folder.path())?;
+    let read = crate::migration::snapshot::newest_valid::<crate::engine::Book>(&store, symbol);
+    read.await?.context("the snapshot is there")?;
+    let stop_and_copy_us = started.elapsed().as_micros() as u64;
+    let stop = Arc::new(AtomicBool::new(false));
+    let loading = actix::spawn(load(Arc::clone(&session), symbol, partition, orders, Arc::clone(&stop)));
+    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    let nodes = [NodeId::new("n2")?, NodeId::new("n1")?];
+    let empty = Vec::new;
+    let mut row = Row {
+        orders,
+        pauses: empty(),
+        excesses: empty(),
+        stalls: empty(),
+        parked: 0,
+        snapshot_bytes: 0,
+        append_p50_us: at(&appends, 50),
+        stop_and_copy_us,
+    };
+    let bar = progress(args.moves as u64, "moves");
+    for n in 0..args.moves {
+        let record = move_to(&exchange, symbol, nodes[n % 2]).await?;
+        let pause = record.pause_us.unwrap_or_default();
+        row.pauses.push(pause);
+        row.excesses.push(pause.saturating_sub(record.baseline_gap_us.unwrap_or_default()));
+        row.stalls.push(record.snapshot_stall_us);
+        row.parked += record.parked.unwrap_or_default();
+        row.snapshot_bytes = record.snapshot_bytes;
+        bar.inc(1);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    bar.finish_and_clear();
+    stop.store(true, Ordering::Release);
+    loading.await?;
+    for list in [&mut row.pauses, &mut row.excesses, &mut row.stalls] {
+        list.sort_unstable();
+    }
+    exchange.shutdown().await;
+    Ok(row)
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// When a move does not complete.
+pub fn run(args: &MigrationArgs) -> anyhow::Result<()> {
+    println!("{} moves per size, {LOAD_PER_S} commands/s while they move; all times in us", args.moves);
+    println!(
+        "{:>9} {:>9} {:>9} {:>9} {:>10} {:>8} {:>7} {:>10} {:>10} {:>12}",
+        "orders",
+        "pause p50",
+        "pause max",
+        "p50/append",
+        "excess p99",
+        "append",
+        "parked",
+        "stall max",
+        "snapshot B",
+        "stop+copy"
+    );
+    let mut all = Vec::new();
+    for orders in &args.orders {
+        let row = actix::System::new().block_on(measure(args, *orders))?;
+        let ratio = at(&row.pauses, 50) as f64 / row.append_p50_us.max(1) as f64;
+        println!(
+            "{:>9} {:>9} {:>9} {:>10.2} {:>10} {:>8} {:>7} {:>10} {:>10} {:>12}",
+            row.orders,
+            at(&row.pauses, 50),
+            at(&row.pauses, 100),
+            ratio,
+            at(&row.excesses, 99),
+            row.append_p50_us,
+            row.parked,
+            at(&row.stalls, 100),
+            row.snapshot_bytes,
+            row.stop_and_copy_us
+        );
+        all.push(
+            json!({"orders": row.orders, "pause_p50_us": at(&row.pauses, 50), "pause_max_us": at(&row.pauses, 100),
+            "ratio_to_append": ratio, "excess_p99_us": at(&row.excesses, 99), "append_p50_us": row.append_p50_us,
+            "parked": row.parked, "snapshot_stall_max_us": at(&row.stalls, 100), "snapshot_bytes": row.snapshot_bytes,
+            "stop_and_copy_us": row.stop_and_copy_us}),
+        );
+    }
+    if let Some(file) = &args.json {
+        std::fs::write(file, serde_json::to_vec_pretty(&all)?)?;
+    }
+    Ok(())
+}
