@@ -155,6 +155,15 @@ async fn sigterm_snapshots_and_a_restart_goes_on() {
     assert_eq!((status, &refused["code"]), (409, &json!("already_there")));
     let (status, refused) = server.call("DELETE", &path, Some(&token), Value::Null).await;
     assert_eq!((status, &refused["code"]), (409, &json!("too_late_to_abort")));
+    let url = server.url.clone();
+    let (ok, out, err) = run(&["admin", "migrate", "AAA", "n1", "--url", &url], &[]);
+    assert!(ok && out.contains("COMPLETED") && out.contains("WaitForDrain"), "{out}{err}");
+    let (ok, _, err) = run(&["admin", "migrate", "AAA", "n1", "--url", &url], &[]);
+    assert!(!ok && err.contains("already_there"), "{err}");
+    let (ok, out, err) = run(&["admin", "books", "--url", &url], &[]);
+    assert!(ok && out.contains("AAA") && out.contains("n1"), "{out}{err}");
+    let (ok, _, err) = run(&["admin", "migrate", "AAA", "n2", "--url", &url], &[]);
+    assert!(ok, "{err}");
     let nowhere = json!({"symbol": "AAA", "target": "n9"});
     let (status, refused) = server.call("POST", "/admin/migrations", Some(&token), nowhere).await;
     assert_eq!((status, &refused["code"]), (404, &json!("unknown_node")));

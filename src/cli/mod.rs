@@ -1,5 +1,6 @@
 //! The command line.
 
+mod admin;
 pub mod bench;
 mod demo;
 pub mod flow;
@@ -32,6 +33,8 @@ enum Action {
     Serve(ServeArgs),
     /// Checks the settings and prints the effective values, secrets masked.
     CheckConfig(ServeArgs),
+    /// Nodes, books, routes and moves of a running exchange.
+    Admin(admin::AdminArgs),
     /// Looks into snapshot files.
     #[command(subcommand)]
     Snapshot(inspect::SnapshotAction),
@@ -94,6 +97,7 @@ pub fn main() -> ExitCode {
     let done = match cli.command.unwrap_or_else(|| Action::Serve(first_sight())) {
         Action::Serve(args) => args.settings().map_err(Into::into).and_then(|config| serve::run(&config)),
         Action::CheckConfig(args) => check_config(&args),
+        Action::Admin(args) => admin::run(&args),
         Action::Replay(args) => replay::run(&args),
         Action::Flow(args) => flow::run(&args),
         Action::Bench(action) => bench::run(action),

@@ -1,0 +1,182 @@
+//! `admin`: what operators ask and order, over HTTP.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use awc::http::Method;
+use clap::Subcommand;
+use serde_json::{Value, json};
+
+const WITHIN: Duration = Duration::from_secs(30);
+/// How often a move is looked at while it is waited for.
+const LOOK: Duration = Duration::from_millis(20);
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct AdminArgs {
+    #[command(subcommand)]
+    pub verb: Verb,
+    /// Server.
+    #[arg(long, global = true, default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// Token with role admin; without one a development token is asked for.
+    #[arg(long, global = true, env = "HOTBOOK_TOKEN", hide_env_values = true)]
+    pub token: Option<String>,
+    /// Prints the server's JSON.
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// What is asked or ordered.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// Nodes with load, books and status.
+    Nodes,
+    /// Books with node, epoch, orders, rate and lag.
+    Books,
+    /// The route table.
+    Routes,
+    /// Moves a book to another node and waits until it is there.
+    Migrate {
+        symbol: String,
+        target: String,
+        /// Returns at once.
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Moves, or one of them.
+    Migrations { id: Option<u64> },
+    /// Stops a move before its fence.
+    Abort { id: u64 },
+    /// Moves all books of a node to the others.
+    Drain { node: String },
+    /// Stops trading in a symbol.
+    Halt { symbol: String },
+    /// Trading goes on.
+    Resume { symbol: String },
+    /// Lists a symbol with the defaults.
+    ListSymbol { symbol: String },
+}
+
+struct Server<'a> {
+    url: &'a str,
+    token: String,
+}
+
+impl Server<'_> {
+    /// # Errors
+    /// The server's code and message, or why it cannot be reached.
+    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
+        let url = format!("{}{path}", self.url);
+        let client = awc::Client::builder().timeout(WITHIN).finish();
+        let request = client.request(method, &url).bearer_auth(&self.token);
+        let sent = match body {
+            Some(body) => request.send_json(&body).await,
+            None => request.send().await,
+        };
+        let mut answer = sent.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
+        let said = answer.json::<Value>().limit(64 << 20).await.unwrap_or_default();
+        if answer.status().is_success() {
+            return Ok(said);
+        }
+        let text = |field: &str| said[field].as_str().unwrap_or("?").to_owned();
+        bail!("{}: {} ({})", text("code"), text("message"), answer.status())
+    }
+
+    async fn until_ended(&self, id: u64) -> anyhow::Result<Value> {
+        loop {
+            let record = self.call(Method::GET, &format!("/admin/migrations/{id}"), None).await?;
+            if record["status"] != "RUNNING" {
+                return Ok(record);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    }
+}
+
+async fn token(args: &AdminArgs) -> anyhow::Result<String> {
+    if let Some(token) = &args.token {
+        return Ok(token.clone());
+    }
+    let server = Server { url: &args.url, token: String::new() };
+    let body = json!({"user_id": "operator", "roles": ["admin"]});
+    let answer = server.call(Method::POST, "/auth/dev-token", Some(body)).await;
+    let answer = answer.context("no --token was given, and the server gives no development token")?;
+    Ok(answer["token"].as_str().context("the server gives no token")?.to_owned())
+}
+
+/// A table of the named fields, as wide as its content.
+fn table(rows: &[Value], fields: &[&str]) {
+    let cell = |row: &Value, field: &str| match &row[field] {
+        Value::String(s) => s.clone(),
+        Value::Null => "-".into(),
+        Value::Number(n) if n.is_f64() => format!("{:.3}", n.as_f64().unwrap_or_default()),
+        other => other.to_string(),
+    };
+    let width = |f: &str| rows.iter().map(|r| cell(r, f).len()).chain([f.len()]).max().unwrap_or(0);
+    let widths: Vec<usize> = fields.iter().map(|f| width(f)).collect();
+    let line = |cells: Vec<String>| {
+        let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
+        println!("{}", padded.join("  ").trim_end());
+    };
+    line(fields.iter().map(|f| (*f).to_owned()).collect());
+    for row in rows {
+        line(fields.iter().map(|f| cell(row, f)).collect());
+    }
+}
+
+const MOVE: &[&str] = &["id", "symbol", "from", "to", "cause", "status", "parked", "pause_us", "book_orders", "error"];
+
+fn show(args: &AdminArgs, answer: &Value) {
+    let rows = |field: &str| answer[field].as_array().cloned().unwrap_or_default();
+    match &args.verb {
+        _ if args.json => println!("{answer}"),
+        Verb::Nodes => table(&rows("nodes"), &["id", "status", "books", "load"]),
+        Verb::Books => {
+            table(&rows("books"), &["symbol", "node", "epoch", "seq", "orders", "rate", "busy", "lag", "active"])
+        }
+        Verb::Routes => table(&rows("routes"), &["symbol", "target_instance", "status", "epoch", "partition", "to"]),
+        Verb::Migrations { id: None } => table(&rows("migrations"), MOVE),
+        Verb::Migrations { .. } | Verb::Migrate { no_wait: false, .. } => {
+            table(std::slice::from_ref(answer), MOVE);
+            table(&rows("steps"), &["name", "started_at", "took_us"]);
+        }
+        _ => println!("{answer}"),
+    }
+}
+
+async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
+    let server = Server { url: &args.url, token: token(args).await? };
+    let post = async |path: String, body: Value| server.call(Method::POST, &path, Some(body)).await;
+    match &args.verb {
+        Verb::Nodes => server.call(Method::GET, "/admin/nodes", None).await,
+        Verb::Books => server.call(Method::GET, "/admin/books", None).await,
+        Verb::Routes => server.call(Method::GET, "/admin/routes", None).await,
+        Verb::Migrations { id: None } => server.call(Method::GET, "/admin/migrations", None).await,
+        Verb::Migrations { id: Some(id) } => server.call(Method::GET, &format!("/admin/migrations/{id}"), None).await,
+        Verb::Abort { id } => server.call(Method::DELETE, &format!("/admin/migrations/{id}"), None).await,
+        Verb::Drain { node } => post(format!("/admin/nodes/{node}/drain"), json!({})).await,
+        Verb::Halt { symbol } => post(format!("/admin/books/{symbol}/halt"), json!({})).await,
+        Verb::Resume { symbol } => post(format!("/admin/books/{symbol}/resume"), json!({})).await,
+        Verb::ListSymbol { symbol } => post("/admin/instruments".into(), json!({"symbol": symbol})).await,
+        Verb::Migrate { symbol, target, no_wait } => {
+            let begun = post("/admin/migrations".into(), json!({"symbol": symbol, "target": target})).await?;
+            match begun["id"].as_u64() {
+                Some(id) if !no_wait => server.until_ended(id).await,
+                _ => Ok(begun),
+            }
+        }
+    }
+}
+
+/// Asks and prints.
+///
+/// # Errors
+/// The server's code and message; a move that did not complete.
+pub fn run(args: &AdminArgs) -> anyhow::Result<()> {
+    let answer = actix_rt::System::new().block_on(ask(args))?;
+    show(args, &answer);
+    match (&args.verb, answer["status"].as_str()) {
+        (Verb::Migrate { no_wait: false, .. }, Some(status)) if status != "COMPLETED" => bail!("the move is {status}"),
+        _ => Ok(()),
+    }
+}
