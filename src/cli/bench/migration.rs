@@ -20,10 +20,11 @@ use crate::wire;
 
 /// Orders that are filled in under one receipt.
 const FILL_AT_ONCE: usize = 4_096;
-/// Commands per second while the book moves.
-const LOAD_PER_S: u64 = 1_000;
+/// How often commands are sent while the book moves.
+const LOAD_EVERY: Duration = Duration::from_millis(1);
 const WITHIN: Duration = Duration::from_secs(300);
 const APPENDS: usize = 300;
+const PARTITIONS: u32 = 4;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct MigrationArgs {
@@ -33,6 +34,9 @@ pub struct MigrationArgs {
     /// Moves per size.
     #[arg(long, default_value_t = 40)]
     pub moves: usize,
+    /// Commands per second while the book moves, in a burst each millisecond.
+    #[arg(long, default_value_t = 10_000)]
+    pub rate: u64,
     /// Where the data folder is made.
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -105,8 +109,9 @@ async fn fill(exchange: &Exchange, session: &dyn Session, symbol: Symbol, orders
 }
 
 /// Pairs that trade with each other, on a fixed schedule, until told to stop.
-async fn load(session: Arc<dyn Session>, symbol: Symbol, partition: u32, from: u64, stop: Arc<AtomicBool>) {
-    let mut tick = tokio::time::interval(Duration::from_micros(1_000_000 / LOAD_PER_S));
+async fn load(session: Arc<dyn Session>, symbol: Symbol, from: u64, per_tick: u64, stop: Arc<AtomicBool>) {
+    let partition = partition_of(symbol.as_bytes(), PARTITIONS);
+    let mut tick = tokio::time::interval(LOAD_EVERY);
     for n in from.. {
         if stop.load(Ordering::Acquire) {
             return;
@@ -115,7 +120,9 @@ async fn load(session: Arc<dyn Session>, symbol: Symbol, partition: u32, from: u
         if let Ok(command) = order(n, side, 5_000) {
             drop(session.append(record(&symbol, partition, &command)));
         }
-        tick.tick().await;
+        if n % per_tick == 0 {
+            tick.tick().await;
+        }
     }
 }
 
@@ -138,6 +145,7 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     let config = ExchangeConfig {
         data_dir: folder.path().to_owned(),
         nodes: 2,
+        partitions: PARTITIONS,
         cluster_secret: b"bench".to_vec(),
         snapshot_every_s: 3_600,
         snapshot_every_records: u64::MAX,
@@ -149,7 +157,6 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     let options = SessionOptions { name: "bench".into(), queue_bytes_max: usize::MAX };
     let session = exchange.log().open_session(options)?;
     fill(&exchange, &*session, symbol, orders).await?;
-    let partition = partition_of(symbol.as_bytes(), exchange.log().partitions());
     let letters = TopicPartition { topic: Topic::DeadLetters, partition: 0 };
     let mut appends = Vec::new();
     for _ in 0..APPENDS {
@@ -166,7 +173,8 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     read.await?.context("the snapshot is there")?;
     let stop_and_copy_us = started.elapsed().as_micros() as u64;
     let stop = Arc::new(AtomicBool::new(false));
-    let loading = actix::spawn(load(Arc::clone(&session), symbol, partition, orders, Arc::clone(&stop)));
+    let loading =
+        actix::spawn(load(Arc::clone(&session), symbol, orders, (args.rate / 1_000).max(1), Arc::clone(&stop)));
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let nodes = [NodeId::new("n2")?, NodeId::new("n1")?];
     let empty = Vec::new;
@@ -207,7 +215,7 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
 /// # Errors
 /// When a move does not complete.
 pub fn run(args: &MigrationArgs) -> anyhow::Result<()> {
-    println!("{} moves per size, {LOAD_PER_S} commands/s while they move; all times in us", args.moves);
+    println!("{} moves per size, {} commands/s while they move; all times in us", args.moves, args.rate);
     println!(
         "{:>9} {:>9} {:>9} {:>9} {:>10} {:>8} {:>7} {:>10} {:>10} {:>12}",
         "orders",
