@@ -391,7 +391,10 @@ impl Coordinator {
                 self.record.parked = Some(parked);
                 actions.push(Action::SwitchRoute);
             }
-            Event::RouteSwitched | Event::RouteRefused { .. } if self.step == Step::SwitchRouting => {
+            // Before the target publishes nobody was asked to switch the route: such an answer is of an older question.
+            Event::RouteSwitched | Event::RouteRefused { .. }
+                if self.step == Step::SwitchRouting && self.record.parked.is_some() =>
+            {
                 // Refused: the table knows a newer epoch, or is away; it is a cache, and the router mends it.
                 self.enter(Step::ReplayPendingOrders, now);
                 actions.push(Action::WatchReplay);

@@ -144,6 +144,19 @@ fn an_append_that_certainly_failed_is_an_abort_and_an_unknown_one_is_waited_for(
     assert_eq!(unknown.step(), Step::WaitForDrain);
 }
 
+#[test]
+fn a_late_answer_about_the_route_does_not_complete_a_move_that_nobody_took_over() {
+    for stale in [Event::RouteSwitched, Event::RouteRefused { why: "late".into() }] {
+        let mut d = Drive::begin(Cause::Load);
+        d.up_to_the_fence();
+        d.on(Event::Sealed { epoch: Epoch(5) });
+        assert_eq!(d.on(stale), []);
+        assert_eq!(d.coordinator.step(), Step::SwitchRouting);
+        assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: 1 }), [Action::SwitchRoute]);
+        assert_eq!(d.on(Event::RouteSwitched), [Action::WatchReplay]);
+    }
+}
+
 fn any_event() -> impl Strategy<Value = Event> {
     let why = || "why".to_owned();
     let epoch = || (3u64..8).prop_map(Epoch);
