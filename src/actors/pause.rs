@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::domain::{Micros, Offset, Output, Symbol};
+use crate::migration::pause::PauseMeter;
 use crate::ports::log::{Log, LogError, Record, Topic, TopicPartition};
 use crate::wire;
 
@@ -15,8 +16,7 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Times in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pause {
-    /// Publication of the first output behind the fence, minus the later of the publication of the last one before it
-    /// and the append of the first command behind it.
+    /// See [`PauseMeter`].
     pub pause_us: u64,
     /// Largest gap between two publications in the second before the move began.
     pub baseline_gap_us: u64,
@@ -37,7 +37,9 @@ pub async fn measure(
     let orders = TopicPartition { topic: Topic::Orders, partition };
     let from = first_at(log, events, Micros(begun.0.saturating_sub(BASELINE_US))).await?;
     let first_command = first_behind(log, orders, symbol, fence).await?;
-    let (mut next, mut last_before, mut gap, mut previous) = (from, None, 0, None::<Micros>);
+    let mut meter = PauseMeter::new(fence, None);
+    first_command.into_iter().for_each(|at| meter.command(at));
+    let (mut next, mut gap, mut previous) = (from, 0, None::<Micros>);
     loop {
         let end = log.end_offset(events).await?;
         if next >= end && first_command.is_none() {
@@ -53,11 +55,9 @@ pub async fn measure(
                 gap = gap.max(previous.map_or(0, |p| record.at.0.saturating_sub(p.0)));
                 previous = Some(record.at);
             }
-            if highest > fence {
-                let since = last_before.unwrap_or(Micros(0)).max(first_command.unwrap_or(record.at));
-                return Ok(Pause { pause_us: record.at.0.saturating_sub(since.0), baseline_gap_us: gap });
+            if let Some(pause_us) = meter.published(highest, record.at) {
+                return Ok(Pause { pause_us, baseline_gap_us: gap });
             }
-            last_before = Some(record.at);
         }
     }
 }

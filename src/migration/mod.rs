@@ -1,7 +1,9 @@
 //! Who owns a machine and how it passes on: pure state machines (HANDOVER).
 
+pub mod audit;
 pub mod handover;
 pub mod naive;
+pub mod pause;
 pub mod replica;
 pub mod snapshot;
 

@@ -4,6 +4,8 @@
 //! Orders stand in plain lists: per side a map from price to the queue at that price. Sums are added up when they are
 //! needed. The rules in a trader's words are in docs/matching.md.
 
+mod state;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::domain::command::Listing;
@@ -12,6 +14,8 @@ use crate::domain::{
     Command, Instrument, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity, Reason, SelfTrade,
     Side, TimeInForce, UserId,
 };
+use state::Remembered;
+pub use state::{NaiveState, id_hash};
 
 /// Finished ids that are remembered (OB6).
 pub const FINISHED_MAX: usize = 65_536;
@@ -57,6 +61,12 @@ pub struct NaiveBook {
     /// Ids that ended, oldest first.
     finished: VecDeque<Id>,
     is_finished: BTreeSet<Id>,
+    /// Those that ended before the snapshot that this book was made from, if it was.
+    remembered: Remembered,
+    /// Endings since birth.
+    endings: u64,
+    /// Key of the hashes under which snapshots keep finished ids.
+    id_key: u128,
 }
 
 /// How trading ended for the incoming order.
@@ -99,6 +109,9 @@ impl NaiveBook {
             places: BTreeMap::new(),
             finished: VecDeque::new(),
             is_finished: BTreeSet::new(),
+            remembered: Remembered::default(),
+            endings: 0,
+            id_key: listing.id_key,
         };
         let listed = OutputBody::Listed {
             instrument: listing.instrument.clone(),
@@ -189,11 +202,14 @@ impl NaiveBook {
     }
 
     fn finish(&mut self, id: Id) {
-        if self.finished.len() == FINISHED_MAX
+        let is_full = self.finished.len() + self.remembered.len() == FINISHED_MAX;
+        if is_full
+            && !self.remembered.forget_oldest()
             && let Some(oldest) = self.finished.pop_front()
         {
             self.is_finished.remove(&oldest);
         }
+        self.endings += 1;
         self.finished.push_back(id);
         self.is_finished.insert(id);
     }
@@ -237,7 +253,7 @@ impl NaiveBook {
 
     fn add(&mut self, order: &NewOrder, said: &mut Said) {
         let id = (order.user, order.order_id);
-        if self.places.contains_key(&id) || self.is_finished.contains(&id) {
+        if self.places.contains_key(&id) || self.is_finished.contains(&id) || self.remembered.has(self.id_key, &id) {
             said.push(refused(CommandKind::Add, id, Reason::DuplicateOrder));
             return;
         }

@@ -52,6 +52,17 @@ pub struct SnapshotHeader {
     pub machine_bytes: usize,
 }
 
+/// A snapshot whose machine is left as bytes, for whoever reads it in a way of their own: the auditor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RawSnapshot {
+    pub header: SnapshotHeader,
+    /// As in [`Snapshot`].
+    pub clock: Micros,
+    /// As in [`Snapshot`].
+    pub nonces: Vec<(Micros, u128)>,
+    pub machine: Vec<u8>,
+}
+
 #[derive(Serialize, Deserialize)]
 struct Envelope<'a> {
     format: u32,
@@ -125,20 +136,45 @@ impl SnapshotHeader {
     /// # Errors
     /// [`SnapshotError`].
     pub fn decode(file: &[u8]) -> Result<Self, SnapshotError> {
+        open(file, |c, format| Ok(Self::of(c, format)))
+    }
+
+    fn of(c: &Content<'_>, format: u32) -> Self {
+        Self {
+            format,
+            symbol: c.symbol,
+            offset: c.offset,
+            seqs: c.seqs,
+            epoch: c.epoch,
+            owner: c.owner,
+            events_position: c.events_position,
+            rules_version: c.rules_version,
+            digest: Digest(whole(c.digest.0, c.digest.1)),
+            machine_bytes: c.machine.len(),
+        }
+    }
+}
+
+impl RawSnapshot {
+    /// Reads the file and checks its checksum; the machine's own digest is not looked at.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn decode(file: &[u8]) -> Result<Self, SnapshotError> {
         open(file, |c, format| {
             Ok(Self {
-                format,
-                symbol: c.symbol,
-                offset: c.offset,
-                seqs: c.seqs,
-                epoch: c.epoch,
-                owner: c.owner,
-                events_position: c.events_position,
-                rules_version: c.rules_version,
-                digest: Digest(whole(c.digest.0, c.digest.1)),
-                machine_bytes: c.machine.len(),
+                header: SnapshotHeader::of(c, format),
+                clock: c.clock,
+                nonces: c.nonces.iter().map(|(until, low, high)| (*until, whole(*low, *high))).collect(),
+                machine: c.machine.to_vec(),
             })
         })
+    }
+
+    /// The name under which it is kept.
+    pub fn key(&self) -> SnapshotKey {
+        let SnapshotHeader { symbol, offset, epoch, .. } = self.header;
+        SnapshotKey { symbol, offset, epoch }
     }
 }
 
