@@ -136,6 +136,15 @@ fn a_trimmed_log_is_judged_from_its_oldest_snapshot() {
 }
 
 #[test]
+fn a_trimmed_log_without_a_snapshot_cannot_be_judged() {
+    let mut run = some_run(1);
+    run.snapshots.truncate(1);
+    run.orders.retain(|r| r.offset >= Offset(500));
+    let trimmed = AuditOptions { orders_start: Offset(500), ..AuditOptions::new(keyring(), PARTITION) };
+    assert_eq!(run.judge_with(&trimmed).kinds(), [Kind::NoStart]);
+}
+
+#[test]
 fn repeats_with_the_same_bytes_are_counted() {
     let (mut run, mut dice) = (Run::new(), Dice(5));
     run.random(&mut dice, 100);
@@ -419,8 +428,12 @@ fn what_a_snapshot_promises_about_events_is_checked() {
 }
 
 #[test]
-fn names_are_stable_and_differ() {
+fn names_differ_and_are_documented() {
     let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|k| k.name()).collect();
     assert_eq!(names.len(), Kind::ALL.len());
     assert_eq!(Kind::GhostOrder.to_string(), "ghost_order");
+    let told = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/audit.md")).unwrap();
+    for kind in Kind::ALL {
+        assert!(told.contains(&format!("| `{kind}` | {} |", kind.text())), "docs/audit.md does not tell of {kind}");
+    }
 }

@@ -1,6 +1,6 @@
-//! Books that move while they trade, on several nodes in one process. Every run is judged from the log: a plain replay
-//! by the bare engine gives, byte for byte, what a reader of `events` that goes by seq has heard.
+//! Books that move while they trade, on several nodes in one process. Every run is judged from the log by the auditor.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -9,13 +9,13 @@ use embedded::*;
 use futures_util::future::join_all;
 use hotbook::actors::exchange::{DrainError, Exchange, ExchangeConfig};
 use hotbook::actors::moves::MoveError;
-use hotbook::domain::outbox::Header;
-use hotbook::domain::{Command, Epoch, Input, Machine, NodeId, Offset, Origin, Outbox, Side, Symbol};
-use hotbook::engine::Book;
+use hotbook::cli::audit;
+use hotbook::domain::{Command, Epoch, NodeId, Side};
+use hotbook::migration::audit::SymbolReport;
 use hotbook::migration::handover::{AbortError, Cause, MoveId, MoveRecord, MoveStatus, Step};
-use hotbook::ports::log::{Topic, TopicPartition, partition_of};
 use hotbook::ports::routes::RouteStatus;
-use hotbook::wire::{self, Keyring};
+use hotbook::ports::snapshots::folder::FolderSnapshots;
+use hotbook::wire::Keyring;
 
 #[path = "common/embedded.rs"]
 mod embedded;
@@ -24,69 +24,24 @@ fn node(n: usize) -> NodeId {
     NodeId::new(&format!("n{n}")).unwrap()
 }
 
-/// What the log says must have been heard of a symbol, and what was.
-async fn judge(exchange: &Exchange, of: Symbol) -> u64 {
-    let partition = partition_of(of.as_bytes(), exchange.log().partitions());
+/// The auditor's judgement of these symbols, and whether the live books are those of the log.
+async fn judge(exchange: &Exchange, folder: &Path, names: &[&str]) -> Vec<SymbolReport> {
+    let snapshots = FolderSnapshots::open_read_only(folder);
     let keyring = Keyring::from_secret(b"test");
-    let mut machine: Option<Book> = None;
-    let mut truth = Outbox::new(Default::default(), Epoch(0));
-    let mut epoch = 0;
-    for record in read_all(exchange, Topic::Orders, partition).await {
-        if record.key != of.as_bytes() {
-            continue;
-        }
-        let Ok((_, command)) = wire::decode(&record.value, partition, &keyring) else { panic!("undecodable") };
-        if let Command::Fence { fence, .. } = &command {
-            if fence.epoch.0 == epoch + 1 {
-                epoch += 1;
-                truth.set_epoch(fence.epoch);
-            }
-            continue;
-        }
-        let origin = Origin::from_bytes(&record.header);
-        let input = Input { offset: record.offset, at: record.at, origin, command };
-        match &mut machine {
-            None => machine = Book::birth(&input, &mut truth),
-            Some(book) => book.apply(&input, &mut truth),
-        }
-    }
-    let mut heard: Vec<Vec<u8>> = Vec::new();
-    for record in read_all(exchange, Topic::Events, partition).await {
-        if record.key != of.as_bytes() {
-            continue;
-        }
-        let mut rest = wire::events::decode(&record.value).unwrap().outputs;
-        while !rest.is_empty() {
-            let head = Header::read(&rest).unwrap();
-            let one = rest.split_to(head.length).to_vec();
-            let at = head.seq.0 as usize - 1;
-            assert!(at <= heard.len(), "{of}: gap before seq {}", head.seq);
-            match heard.get(at) {
-                Some(known) => assert_eq!(known, &one, "{of}: two outputs with seq {}", head.seq),
-                None => heard.push(one),
-            }
-        }
-    }
-    assert!(
-        heard.concat() == truth.bytes(),
-        "{of}: heard {} bytes, the log says {}",
-        heard.concat().len(),
-        truth.bytes().len()
-    );
-    let book = exchange.directory().get(&of).unwrap();
-    assert_eq!((book.book_digest(), book.epoch().0), (machine.unwrap().book_digest(), epoch));
-    heard.len() as u64
-}
-
-async fn read_all(exchange: &Exchange, topic: Topic, partition: u32) -> Vec<hotbook::ports::log::Record> {
-    let of = TopicPartition { topic, partition };
-    let (mut next, end) = (Offset(0), exchange.log().end_offset(of).await.unwrap());
-    let mut all = Vec::new();
-    while next < end {
-        all.extend(exchange.log().read(of, next, 4_096).await.unwrap());
-        next = all.last().unwrap().offset.next();
-    }
-    all
+    let all = audit::judge(&**exchange.log(), &snapshots, &keyring, None, true).await.unwrap();
+    let of = |name: &&str| {
+        let of = symbol(name);
+        let report = all.iter().find(|r| r.symbol == of).unwrap();
+        assert_eq!(report.violations, [], "{name}");
+        let book = exchange.directory().get(&of).unwrap();
+        assert_eq!(
+            (book.book_digest().to_string(), book.epoch()),
+            (report.book_digest.clone(), report.epoch),
+            "{name}"
+        );
+        report.clone()
+    };
+    names.iter().map(of).collect()
 }
 
 async fn ended(exchange: &Exchange, id: MoveId) -> MoveRecord {
@@ -172,9 +127,11 @@ async fn the_hottest_of_twenty_books_moves_a_hundred_times_and_nothing_is_lost()
     others.stop().await;
     pauses.sort_unstable();
     println!("100 moves: pause p50 {} us, max {} us, {parked} commands parked", pauses[50], pauses[99]);
-    for name in names {
-        println!("{name}: {} outputs", judge(&exchange, symbol(name)).await);
+    let reports = judge(&exchange, folder.path(), &names).await;
+    for r in &reports {
+        println!("{}: {} outputs, {} repeats", r.symbol, r.outputs, r.repeats);
     }
+    assert_eq!(reports[19].moves.len(), 100);
     let route = exchange.gateway().routes().get(symbol("AAA")).await.unwrap().unwrap();
     let book = exchange.directory().get(&symbol("AAA")).unwrap();
     assert_eq!((route.status, route.epoch, route.target_instance), (RouteStatus::Active, book.epoch(), book.node()));
@@ -185,7 +142,7 @@ async fn the_hottest_of_twenty_books_moves_a_hundred_times_and_nothing_is_lost()
     for nodes in [1, 2] {
         let exchange = start(ExchangeConfig { nodes, ..config(folder.path()) }).await;
         send(&exchange, "AAA", &Command::Add(order(&format!("with-{nodes}"), Side::Buy, 1, 1))).await;
-        judge(&exchange, symbol("AAA")).await;
+        judge(&exchange, folder.path(), &["AAA"]).await;
         exchange.shutdown().await;
     }
 }
@@ -227,7 +184,7 @@ async fn an_aborted_move_leaves_no_trace() {
     }
     assert!(aborted > 0, "no move was stopped in time");
     load.stop().await;
-    judge(&exchange, symbol("AAA")).await;
+    judge(&exchange, folder.path(), &["AAA"]).await;
     exchange.shutdown().await;
 }
 
@@ -247,9 +204,7 @@ async fn a_dead_nodes_books_trade_again_elsewhere() {
     let then = load.answered();
     until("orders go on", || load.answered() > then + 500).await;
     load.stop().await;
-    for name in names {
-        judge(&exchange, symbol(name)).await;
-    }
+    judge(&exchange, folder.path(), &names).await;
     assert_eq!(exchange.nodes()[0].status, "DOWN");
     assert_eq!(exchange.moves().begin(symbol("AAA"), node(1), Cause::Operator), Err(MoveError::NodeDown));
     exchange.shutdown().await;
@@ -279,10 +234,12 @@ async fn a_crash_at_any_step_of_a_move_loses_nothing() {
             let then = load.answered();
             until("orders go on", || load.answered() > then + 20).await;
             load.stop().await;
-            let outputs = judge(&exchange, symbol("AAA")).await;
+            let report = &judge(&exchange, folder.path(), &["AAA"]).await[0];
             println!(
-                "n{victim} crashed at {met:?} (wanted {step:?}): {:?}, {outputs} outputs",
-                exchange.moves().get(id).unwrap().status
+                "n{victim} crashed at {met:?} (wanted {step:?}): {:?}, {} outputs, {} repeats",
+                exchange.moves().get(id).unwrap().status,
+                report.outputs,
+                report.repeats
             );
             exchange.shutdown().await;
         }
@@ -301,9 +258,7 @@ async fn a_drained_node_gives_its_books_away_and_gets_no_new_ones() {
     assert_eq!(exchange.nodes().iter().map(|n| n.books).sum::<usize>(), 7);
     assert_eq!(exchange.nodes()[0].books, 0);
     load.stop().await;
-    for name in names {
-        judge(&exchange, symbol(name)).await;
-    }
+    judge(&exchange, folder.path(), &names).await;
     assert_eq!(exchange.nodes()[0].status, "DRAINING");
     tokio::time::sleep(Duration::ZERO).await;
     exchange.shutdown().await;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+pub mod audit;
 pub mod bench;
 mod demo;
 pub mod flow;
@@ -35,6 +36,8 @@ enum Action {
     CheckConfig(ServeArgs),
     /// Nodes, books, routes and moves of a running exchange.
     Admin(admin::AdminArgs),
+    /// Judges log and snapshots of a data folder, also beside a running exchange; status 1 if anything is wrong.
+    Audit(audit::AuditArgs),
     /// Looks into snapshot files.
     #[command(subcommand)]
     Snapshot(inspect::SnapshotAction),
@@ -98,6 +101,7 @@ pub fn main() -> ExitCode {
         Action::Serve(args) => args.settings().map_err(Into::into).and_then(|config| serve::run(&config)),
         Action::CheckConfig(args) => check_config(&args),
         Action::Admin(args) => admin::run(&args),
+        Action::Audit(args) => audit::run(&args),
         Action::Replay(args) => replay::run(&args),
         Action::Flow(args) => flow::run(&args),
         Action::Bench(action) => bench::run(action),

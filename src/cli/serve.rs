@@ -79,15 +79,25 @@ fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
     }
 }
 
+const SECRET_FILE: &str = "cluster-secret";
+
+/// The configured secret, or the one that an earlier start left in the data folder.
+///
+/// # Errors
+/// When that file is damaged or cannot be read.
+pub(super) fn known_secret(config: &Config) -> Result<Option<Vec<u8>>> {
+    match &config.cluster_secret {
+        Some(secret) => Ok(Some(secret.clone().into_bytes())),
+        None => read_secret(&config.data_dir.join(SECRET_FILE)),
+    }
+}
+
 /// The configured secret, or the one in the data folder, made at the first start and readable by its owner only.
 fn cluster_secret(config: &Config) -> Result<Vec<u8>> {
-    if let Some(secret) = &config.cluster_secret {
-        return Ok(secret.clone().into_bytes());
-    }
-    let path = config.data_dir.join("cluster-secret");
-    if let Some(secret) = read_secret(&path)? {
+    if let Some(secret) = known_secret(config)? {
         return Ok(secret);
     }
+    let path = config.data_dir.join(SECRET_FILE);
     let secret = hex::encode(random_bytes::<32>());
     // Written aside and renamed: a crash in between leaves no half of a secret.
     let aside = config.data_dir.join("cluster-secret.new");

@@ -85,6 +85,10 @@ impl Replay {
         self.epochs = vec![(Offset(0), header.epoch)];
     }
 
+    pub fn is_born(&self) -> bool {
+        self.book.is_some()
+    }
+
     pub fn state(&self) -> Option<NaiveState> {
         self.book.as_ref().map(|b| b.state(self.book_clock))
     }

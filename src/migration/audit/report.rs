@@ -149,6 +149,11 @@ pub struct SymbolReport {
     /// Snapshots held against the replay.
     pub snapshots: u64,
     pub moves: Vec<MoveSeen>,
+    /// Epoch and owner behind the last record.
+    pub epoch: Epoch,
+    pub owner: Option<NodeId>,
+    /// Digest of price, quantity and queue rank of what rests behind the last record; a book's own must be equal.
+    pub book_digest: String,
     pub quantities: Quantities,
     /// The first 16 in the order in which they were found.
     pub violations: Vec<Violation>,
@@ -169,6 +174,9 @@ impl SymbolReport {
             refused: 0,
             snapshots: 0,
             moves: Vec::new(),
+            epoch: Epoch(0),
+            owner: None,
+            book_digest: String::new(),
             quantities: Quantities::default(),
             violations: Vec::new(),
             violations_total: 0,

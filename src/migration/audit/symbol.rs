@@ -9,6 +9,7 @@ use super::diagnose::{Scene, Trades, diagnose, words};
 use super::lives::Lives;
 use super::replay::{Applied, Expected, Replay};
 use super::report::{Kind, MoveSeen, SymbolReport, Violation};
+use super::state::book_digest;
 use super::{AuditOptions, SnapshotBytes, snapshots};
 use crate::domain::outbox::Header;
 use crate::domain::{Micros, Offset, Output, OutputBody, Seq, Symbol};
@@ -24,6 +25,8 @@ const LATE_MAX: u64 = 4_096;
 /// Judges one symbol. Feed `orders` at least up to the highest input offset of an `events` record before that record.
 pub struct SymbolAuditor {
     complete: bool,
+    /// Whether the beginning of the log is gone.
+    trimmed: bool,
     replay: Replay,
     /// Records not replayed yet: they are when an output asks for them.
     inbox: VecDeque<Record>,
@@ -78,6 +81,7 @@ impl SymbolAuditor {
         snapshots.sort_by_key(|s| s.key);
         let mut auditor = Self {
             complete: options.complete,
+            trimmed: options.orders_start > Offset(0) || options.events_start > Offset(0),
             replay: Replay::new(symbol, options.partition, options.keyring.clone()),
             inbox: VecDeque::new(),
             expected: VecDeque::new(),
@@ -92,7 +96,7 @@ impl SymbolAuditor {
             diverged: false,
             report: SymbolReport::new(symbol),
         };
-        if options.orders_start > Offset(0) || options.events_start > Offset(0) {
+        if auditor.trimmed {
             auditor.start_from_snapshot(options.orders_start);
         }
         auditor
@@ -137,6 +141,8 @@ impl SymbolAuditor {
         if record.offset >= self.report.from {
             self.inbox.push_back(record);
         }
+        // Before its birth nothing is said, so nothing would ask for these.
+        while !self.replay.is_born() && self.step() {}
     }
 
     /// Replays one more record; `false`: there is none.
@@ -196,6 +202,9 @@ impl SymbolAuditor {
             Ok(_) => return unreadable(self, "key and content name different symbols"),
             Err(e) => return unreadable(self, &e.to_string()),
         };
+        if self.trimmed && !self.replay.is_born() {
+            return;
+        }
         let (mut rest, mut seq, mut highest) = (events.outputs.clone(), events.first, None);
         while !rest.is_empty() {
             let head = match Header::read(&rest) {
@@ -408,6 +417,13 @@ impl SymbolAuditor {
             }
         }
         self.check_snapshots(Offset(u64::MAX));
+        if self.trimmed && !self.replay.is_born() && self.report.refused > 0 {
+            self.violate_at(
+                Kind::NoStart,
+                None,
+                "no snapshot that can be read goes back to where the log begins".into(),
+            );
+        }
         if let Some(missing) = self.missing.take() {
             self.report.add(missing.instead);
         }
@@ -430,6 +446,9 @@ impl SymbolAuditor {
             let text = format!("{path}: its outputs go to {seq}, published are {}", self.heard.last);
             self.violate_at(Kind::SnapshotEarly, None, text);
         }
+        (self.report.epoch, self.report.owner) = (self.replay.epoch(), self.replay.owner());
+        let resting = self.replay.state().map_or_else(Vec::new, |s| s.orders);
+        self.report.book_digest = book_digest(&resting).to_string();
         self.report
     }
 }
