@@ -427,6 +427,58 @@ fn what_a_snapshot_promises_about_events_is_checked() {
     assert_eq!(first_kind(&run), Kind::SnapshotPosition);
 }
 
+/// Whatever is changed, in whichever byte: it is noticed. What it is called is another matter.
+#[test]
+fn no_changed_byte_goes_unnoticed() {
+    let (mut run, mut dice) = (Run::new(), Dice(9));
+    run.random(&mut dice, 60);
+    run.snapshot();
+    run.change_owner();
+    run.random(&mut dice, 20);
+    assert!(run.judge().is_clean());
+    let events = run.events.clone();
+    for n in 0..events.len() {
+        for _ in 0..25 {
+            let mut value = events[n].value.to_vec();
+            let at = dice.below(value.len() as u64) as usize;
+            value[at] ^= 1 << dice.below(8);
+            run.events[n].value = value.into();
+            assert!(!run.judge().is_clean(), "record {n} of events, byte {at}");
+        }
+        run.events[n] = events[n].clone();
+    }
+    let whole = run.snapshots[0].bytes.clone();
+    for at in 0..whole.len() {
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 1 << dice.below(8);
+        // What zstd itself ignores changes nothing of the content.
+        let is_same = RawSnapshot::decode(&bytes).is_ok_and(|raw| Ok(raw) == RawSnapshot::decode(&whole));
+        run.snapshots[0].bytes = bytes.into();
+        assert_eq!(run.judge().is_clean(), is_same, "byte {at} of the snapshot");
+    }
+}
+
+/// Records of `events` in any order but one a reader by seq can use, and any of them twice.
+#[test]
+fn lost_swapped_and_repeated_records_are_told_apart() {
+    let (mut run, mut dice) = (Run::new(), Dice(11));
+    run.random(&mut dice, 80);
+    let events = run.events.clone();
+    for n in 0..events.len() - 1 {
+        let again = dice.below(n as u64 + 1) as usize;
+        run.events = events.clone();
+        run.events.insert(n + 1, events[again].clone());
+        let report = run.judge();
+        assert!(report.is_clean() && report.repeats > 0, "record {again} again behind {n}");
+        run.events = events.clone();
+        run.events.swap(n, n + 1);
+        assert_eq!(run.judge().kinds(), [Kind::Gap], "{n} behind the next");
+        run.events = events.clone();
+        run.events.remove(n);
+        assert_eq!(run.judge().kinds(), [Kind::Gap], "without {n}");
+    }
+}
+
 #[test]
 fn names_differ_and_are_documented() {
     let names: std::collections::BTreeSet<_> = Kind::ALL.iter().map(|k| k.name()).collect();

@@ -123,6 +123,10 @@ fn open<T>(file: &[u8], read: impl FnOnce(&Content<'_>, u32) -> Result<T, Snapsh
     if envelope.format > FORMAT {
         return Err(SnapshotError::Newer { found: envelope.format, known: FORMAT });
     }
+    // The checksum does not cover the format.
+    if envelope.format == 0 {
+        return Err(damaged("there is no format 0"));
+    }
     if crc32fast::hash(envelope.content) != envelope.crc32 {
         return Err(damaged("checksum does not match"));
     }

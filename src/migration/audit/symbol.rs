@@ -12,7 +12,7 @@ use super::report::{Kind, MoveSeen, SymbolReport, Violation};
 use super::state::book_digest;
 use super::{AuditOptions, SnapshotBytes, snapshots};
 use crate::domain::outbox::Header;
-use crate::domain::{Micros, Offset, Output, OutputBody, Seq, Symbol};
+use crate::domain::{Classes, Micros, Offset, Output, OutputBody, Seq, Symbol};
 use crate::migration::pause::PauseMeter;
 use crate::ports::log::Record;
 use crate::wire;
@@ -206,20 +206,22 @@ impl SymbolAuditor {
             return;
         }
         let (mut rest, mut seq, mut highest) = (events.outputs.clone(), events.first, None);
+        let mut classes = Classes::NONE;
         while !rest.is_empty() {
             let head = match Header::read(&rest) {
                 Ok(head) if head.seq == seq => head,
                 Ok(_) => return unreadable(self, "its seqs are not dense"),
                 Err(e) => return unreadable(self, &e.to_string()),
             };
+            classes = classes | head.classes;
             let bytes = rest.split_to(head.length);
             if self.output(&head, &bytes, record.offset) {
                 highest = highest.max(Some(head.offset));
             }
             seq = seq.next();
         }
-        if seq != events.last().next() {
-            unreadable(self, "it holds another number of outputs than it says");
+        if (seq, classes) != (events.last().next(), events.classes) {
+            unreadable(self, "its head says something else of its outputs than they are");
         }
         if let Some(highest) = highest {
             self.published(highest, record.at);
