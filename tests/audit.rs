@@ -9,7 +9,7 @@ use hotbook::domain::{
 };
 use hotbook::engine::Book;
 use hotbook::migration::audit::{AuditOptions, Kind, decode_state};
-use hotbook::migration::naive::{NaiveBook, NaiveState};
+use hotbook::migration::naive::{FINISHED_MAX, NaiveBook, NaiveState};
 use hotbook::migration::snapshot::{RawSnapshot, Snapshot};
 use hotbook::ports::log::Record;
 use hotbook::wire::{self, Control};
@@ -133,6 +133,30 @@ fn a_trimmed_log_is_judged_from_its_oldest_snapshot() {
         // Also the ids that ended before it are known: the first run's duplicates were refused.
         assert!(report.fills > 100);
     }
+}
+
+/// A book forgets the ids that ended longest ago, also those of which a snapshot kept only the hash.
+#[test]
+fn ids_that_ended_before_a_snapshot_are_forgotten_in_their_order() {
+    let mut run = Run::new();
+    let ended = |n: usize| {
+        let ioc = add(&format!("o{n}"), Side::Buy, 100, 1);
+        Command::Add(hotbook::domain::NewOrder { time_in_force: TimeInForce::Ioc, ..ioc })
+    };
+    let first = FINISHED_MAX + 5;
+    (0..first).for_each(|n| _ = run.send(&ended(n)));
+    run.snapshot();
+    let start = run.snapshots[0].key.offset;
+    // The oldest five are forgotten, and each that is accepted again drives the next one out. The newest are refused.
+    (0..20).for_each(|n| _ = run.send(&ended(n)));
+    (first..first + 50).for_each(|n| _ = run.send(&ended(n)));
+    (first - 30..first).for_each(|n| _ = run.send(&ended(n)));
+    run.snapshot();
+    let refused = |o: &&Output| matches!(o.body, OutputBody::Refused { .. });
+    assert_eq!(outputs(&run).iter().filter(refused).count(), 30);
+    run.orders.retain(|r| r.offset >= start);
+    let report = run.judge_with(&AuditOptions { orders_start: start, ..AuditOptions::new(keyring(), PARTITION) });
+    assert_eq!((report.violations, report.inputs, report.snapshots), (vec![], 100, 2));
 }
 
 #[test]
@@ -437,15 +461,15 @@ fn no_changed_byte_goes_unnoticed() {
     run.random(&mut dice, 20);
     assert!(run.judge().is_clean());
     let events = run.events.clone();
-    for n in 0..events.len() {
+    for (n, event) in events.iter().enumerate() {
         for _ in 0..25 {
-            let mut value = events[n].value.to_vec();
+            let mut value = event.value.to_vec();
             let at = dice.below(value.len() as u64) as usize;
             value[at] ^= 1 << dice.below(8);
             run.events[n].value = value.into();
             assert!(!run.judge().is_clean(), "record {n} of events, byte {at}");
         }
-        run.events[n] = events[n].clone();
+        run.events[n] = event.clone();
     }
     let whole = run.snapshots[0].bytes.clone();
     for at in 0..whole.len() {
