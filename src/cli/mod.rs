@@ -9,6 +9,7 @@ pub mod flow_file;
 mod inspect;
 pub mod replay;
 pub mod serve;
+mod sim;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -45,6 +46,8 @@ enum Action {
     Replay(replay::ReplayArgs),
     /// Makes synthetic order flow.
     Flow(flow::FlowArgs),
+    /// Runs the handover in a simulated world where everything goes wrong, and judges what came of it.
+    Sim(sim::SimArgs),
     /// Measures, each figure beside a baseline of the same run.
     #[command(subcommand)]
     Bench(bench::BenchAction),
@@ -104,6 +107,7 @@ pub fn main() -> ExitCode {
         Action::Audit(args) => audit::run(&args),
         Action::Replay(args) => replay::run(&args),
         Action::Flow(args) => flow::run(&args),
+        Action::Sim(args) => sim::run(&args),
         Action::Bench(action) => bench::run(action),
         Action::Snapshot(action) => inspect::run(&action),
     };

@@ -5,6 +5,7 @@ pub mod handover;
 pub mod naive;
 pub mod pause;
 pub mod replica;
+pub mod sim;
 pub mod snapshot;
 
 #[cfg(test)]

@@ -91,6 +91,18 @@ impl Keyring {
             // Without randomness a nonce must still differ from the others: the clock does.
             nonce[..8].copy_from_slice(&now.0.to_le_bytes());
         }
+        self.encode_with(symbol, partition, control, now, nonce)
+    }
+
+    /// As [`Self::encode`], with a nonce that the caller answers for: the simulator's runs can be repeated.
+    pub(crate) fn encode_with(
+        &self,
+        symbol: &Symbol,
+        partition: u32,
+        control: Control,
+        now: Micros,
+        nonce: [u8; 16],
+    ) -> Bytes {
         let body = write_body(&control);
         let (key_id, key) = &self.keys[0];
         let valid_until = now.0 + VALID_US;

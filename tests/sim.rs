@@ -1,0 +1,74 @@
+//! The simulator: a few hundred seeds without a violation, and proof that it can see one.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hotbook::migration::sim::{Counts, Happened, Mutation, Options, command_for, run};
+
+/// Seeds that every test run visits: 400 x about 5 ms.
+const SEEDS: u64 = 400;
+/// Within so many seeds every mutation must be caught.
+const MUTATED_SEEDS: u64 = 600;
+
+#[test]
+fn no_seed_shows_a_violation_and_every_fault_happens() {
+    let (next, all) = (AtomicU64::new(1), Mutex::new((Counts::default(), Vec::new())));
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed > SEEDS {
+                        return;
+                    }
+                    let outcome = run(seed, Options::default());
+                    let mut all = all.lock().unwrap();
+                    all.0.merge(&outcome.counts);
+                    if let Some(first) = outcome.violations.first() {
+                        all.1.push(format!("seed {seed}: {first}; repeat: {}", command_for(seed, None)));
+                    }
+                }
+            });
+        }
+    });
+    let (counts, violations) = all.into_inner().unwrap();
+    assert!(violations.is_empty(), "{}", violations.join("\n"));
+    let never: Vec<Happened> = Happened::ALL.into_iter().filter(|what| counts.get(*what) == 0).collect();
+    assert!(never.is_empty(), "never happened in {SEEDS} seeds: {never:?}");
+}
+
+#[test]
+fn a_seed_is_repeated_exactly() {
+    for seed in [3, 4_711] {
+        let options = Options { trace: true, ..Options::default() };
+        let (once, again) = (run(seed, options), run(seed, options));
+        assert!(once.trace.len() > 50, "the story of seed {seed} has {} lines", once.trace.len());
+        assert_eq!(once, again);
+    }
+    assert_ne!(run(3, Options::default()).counts, run(4, Options::default()).counts);
+}
+
+#[test]
+fn a_trace_changes_nothing() {
+    let silent = run(17, Options::default());
+    let told = run(17, Options { trace: true, ..Options::default() });
+    assert_eq!((silent.counts, silent.violations), (told.counts, told.violations));
+}
+
+/// The readings of the handover that lose data, and a few more: each must be seen, and the seed named.
+#[test]
+fn every_wrong_reading_is_caught() {
+    for mutation in Mutation::ALL {
+        let caught = (1..=MUTATED_SEEDS).find_map(|seed| {
+            let outcome = run(seed, Options { mutation: Some(mutation), trace: false });
+            outcome.violations.first().map(|first| (seed, first.clone()))
+        });
+        let Some((seed, first)) = caught else {
+            panic!("{} is not caught within {MUTATED_SEEDS} seeds", mutation.name());
+        };
+        println!("{}: seed {seed}: {first}\n  repeat: {}", mutation.name(), command_for(seed, Some(mutation)));
+        assert!(!first.starts_with("liveness"), "{} only stops the world: {first}", mutation.name());
+        let clean = run(seed, Options::default());
+        assert!(clean.violations.is_empty(), "seed {seed} fails without the mutation too: {:?}", clean.violations);
+    }
+}
