@@ -1,7 +1,7 @@
 # The targets that the README and CI use.
 CARGO ?= cargo
 
-.PHONY: run test check bench
+.PHONY: run test check bench sim
 
 run:            ## the exchange on embedded parts, at http://127.0.0.1:8080
 	$(CARGO) run --release
@@ -12,6 +12,10 @@ test:           ## every test
 	$(CARGO) test --locked
 
 check: test     ## what a commit must pass
+
+sim:            ## 20,000 seeds of the simulator
+	$(CARGO) build --release --locked
+	target/release/hotbook sim --seeds 20000
 
 bench:          ## every benchmark, each beside its baseline of the same run
 	$(CARGO) build --release --locked

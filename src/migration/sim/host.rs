@@ -161,7 +161,7 @@ impl World {
         }
         self.finish(host, effects);
         self.after(1, Event::Follow(id));
-        let delay = self.rng.snapshots.between(500, 4_000) * MS;
+        let delay = self.rng.snapshots.between(100, 2_500) * MS;
         self.after(delay, Event::CutTick(id));
     }
 
@@ -280,7 +280,7 @@ impl World {
     fn publish(&mut self, host: &Host, outputs: &[u8]) {
         let mut at = 0;
         let (mut start, mut room) = (0, self.rng.producers.between(1, 12));
-        let mut last = Seq(0);
+        let (mut last, epoch) = (Seq(0), host.replica.as_ref().map_or(Epoch(0), Replica::epoch));
         let mut records = Vec::new();
         while let Ok(head) = Header::read(&outputs[at..]) {
             if head.seq <= host.dropped {
@@ -304,7 +304,7 @@ impl World {
         for (last, range) in records {
             let values = wire::events::encode(&self.symbol(host.id.symbol), &outputs[range]);
             for value in values.unwrap_or_else(|_| unreachable!("the outbox writes whole outputs")) {
-                self.produce(host.id, last, value);
+                self.produce(host.id, epoch, last, value);
             }
             if self.mutation == Some(Mutation::LastSentPersisted) {
                 let node = self.processes[host.id.process].node;

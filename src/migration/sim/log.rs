@@ -19,6 +19,8 @@ pub(super) struct Order {
 pub(super) struct Said {
     pub record: Record,
     pub symbol: usize,
+    /// Epoch of the replica that published it; the bytes do not tell.
+    pub publisher: Epoch,
     pub first: Seq,
     pub last: Seq,
 }
@@ -98,12 +100,19 @@ impl SimLog {
     }
 
     /// Appends to `events`.
-    pub fn append_event(&mut self, partition: usize, symbol: usize, value: Bytes, at: Micros) -> (Offset, Seq, Seq) {
+    pub fn append_event(
+        &mut self,
+        partition: usize,
+        symbol: usize,
+        value: Bytes,
+        publisher: Epoch,
+        at: Micros,
+    ) -> (Offset, Seq, Seq) {
         let events = wire::events::decode(&value).unwrap_or_else(|_| unreachable!("the simulator writes good events"));
         let offset = Offset(self.events[partition].len() as u64);
         let (first, last) = (events.first, events.last());
         let record = Record { offset, at, key: key_of(&events.symbol), header: Bytes::new(), value };
-        self.events[partition].push(Said { record, symbol, first, last });
+        self.events[partition].push(Said { record, symbol, publisher, first, last });
         (offset, first, last)
     }
 

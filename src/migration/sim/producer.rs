@@ -8,12 +8,14 @@ use super::counts::Happened;
 use super::host::HostId;
 use super::mutation::Mutation;
 use super::world::{Event, MS, World};
-use crate::domain::Seq;
+use crate::domain::{Epoch, Seq};
 
 /// A record on its way.
 #[derive(Debug)]
 pub(super) struct Outgoing {
     pub host: HostId,
+    /// The replica's when it was enqueued.
+    pub epoch: Epoch,
     pub last: Seq,
     pub value: Bytes,
 }
@@ -55,14 +57,14 @@ impl World {
     }
 
     /// Enqueues one record (rule 5).
-    pub(super) fn produce(&mut self, host: HostId, last: Seq, value: Bytes) {
+    pub(super) fn produce(&mut self, host: HostId, epoch: Epoch, last: Seq, value: Bytes) {
         let partition = self.symbols[host.symbol].partition;
         let id = self.processes[host.process].producers[partition];
         let producer = &mut self.producers[id];
         if producer.is_ended {
             return; // the process will hear of it
         }
-        producer.queue.push_back(Outgoing { host, last, value });
+        producer.queue.push_back(Outgoing { host, epoch, last, value });
         self.schedule_landing(id);
     }
 
@@ -97,10 +99,10 @@ impl World {
     }
 
     fn arrive(&mut self, id: usize, outgoing: Outgoing) {
-        let Outgoing { host, last, value } = outgoing;
+        let Outgoing { host, epoch, last, value } = outgoing;
         let at = self.at();
         let partition = self.producers[id].partition;
-        let (offset, first, _) = self.log.append_event(partition, host.symbol, value, at);
+        let (offset, first, _) = self.log.append_event(partition, host.symbol, value, epoch, at);
         if self.log.events(partition)[..offset.0 as usize].iter().any(|e| e.symbol == host.symbol && e.last >= first) {
             let (who, symbol) = (self.who(host.process), self.symbol(host.symbol));
             self.say(|| format!("{symbol} {first} to {last} of {who} land again or late, at {offset}"));

@@ -42,7 +42,8 @@ impl Reader {
                 continue;
             }
             if said.first > self.met.next() {
-                return Err(format!("knows {} and meets {} at {}", self.met, said.first, said.record.offset));
+                let known = std::mem::replace(&mut self.met, said.last); // told once
+                return Err(format!("knows {known} and meets {} at {}", said.first, said.record.offset));
             }
             (self.met, self.position) = (said.last, said.record.offset);
         }

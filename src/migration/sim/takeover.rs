@@ -149,7 +149,7 @@ impl World {
         }
         self.show_cut_if_durable(&mut host);
         self.put_back(host);
-        let delay = self.rng.snapshots.between(500, 4_000) * MS;
+        let delay = self.rng.snapshots.between(300, 2_500) * MS;
         self.after(delay, Event::CutTick(id));
     }
 
@@ -182,7 +182,7 @@ impl World {
         let key = (cut.offset, cut.epoch);
         let (who, symbol) = (self.who(host.id.process), self.symbol(host.id.symbol));
         self.say(|| format!("{who} writes a snapshot of {symbol} at {}, seq {}", cut.offset, cut.seqs.last));
-        self.after(delay, Event::Upload { symbol: host.id.symbol, file: File { key, bytes, is_whole } });
+        self.after(delay, Event::Upload { symbol: host.id.symbol, file: File { key, bytes: bytes.into(), is_whole } });
     }
 
     pub(super) fn uploaded(&mut self, symbol: usize, file: File) {

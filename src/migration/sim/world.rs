@@ -21,6 +21,8 @@ use crate::ports::log::partition_of;
 
 /// One millisecond, in microseconds.
 pub(super) const MS: u64 = 1_000;
+/// Violations that a run keeps.
+const VIOLATIONS_MAX: usize = 32;
 /// When the run begins: late enough that something can have run out before it.
 const BEGIN: u64 = 1_000_000 * MS;
 /// Longest a run may go on after the faults have stopped, in microseconds: takeovers, restores and retries take
@@ -135,7 +137,7 @@ impl Weather {
             partitions: s.between(1, symbols.min(2) as u64) as usize,
             commands: s.between(150, 450),
             lasts: s.between(4_000, 20_000) * MS,
-            fault_every: [150, 400, 1_500][s.index(3)] * MS,
+            fault_every: [200, 700, 2_500][s.index(3)] * MS,
             move_every: [300, 1_000, 3_000][s.index(3)] * MS,
             loss: [0, 30, 150][s.index(3)],
             landing: [8, 40, 250][s.index(3)] * MS,
@@ -268,7 +270,9 @@ impl World {
 
     pub fn violate(&mut self, what: String) {
         self.say(|| format!("VIOLATION {what}"));
-        self.violations.push(what);
+        if self.violations.len() < VIOLATIONS_MAX {
+            self.violations.push(what);
+        }
     }
 
     pub fn take_trace(&mut self) -> Vec<String> {
