@@ -4,18 +4,21 @@
 //! Orders stand in plain lists: per side a map from price to the queue at that price. Sums are added up when they are
 //! needed. The rules in a trader's words are in docs/matching.md.
 
+mod checks;
 mod state;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use crate::domain::command::Listing;
-use crate::domain::output::{Cause, CommandKind, Level, OrderType, OrderUpdate, Party, Tif, Trade};
+use crate::domain::output::{Cause, CommandKind, Level};
 use crate::domain::{
     Command, Instrument, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity, Reason, SelfTrade,
     Side, TimeInForce, UserId,
 };
 use state::Remembered;
 pub use state::{NaiveState, id_hash};
+use words::{arriving, ended, outcome, refused, resting, trade_of};
 
 /// Finished ids that are remembered (OB6).
 pub const FINISHED_MAX: usize = 65_536;
@@ -288,31 +291,6 @@ impl NaiveBook {
         said.push((OutputBody::Order(answer), true));
     }
 
-    fn check(&self, order: &NewOrder) -> Result<(), Reason> {
-        if self.halted {
-            return Err(Reason::SymbolHalted);
-        }
-        let is_stop = order.kind.stop_price().is_some();
-        let expires = matches!(order.time_in_force, TimeInForce::Day | TimeInForce::Gtd { .. });
-        if is_stop || expires || order.all_or_none || order.display_quantity.is_some() {
-            return Err(Reason::NotSupported);
-        }
-        if order.post_only && (order.kind == OrderKind::Market || order.time_in_force != TimeInForce::Gtc) {
-            return Err(Reason::InvalidCombination);
-        }
-        self.instrument.check_quantity(order.quantity)?;
-        let Some(price) = order.kind.limit() else { return Ok(()) };
-        self.instrument.check_price(price)?;
-        self.instrument.check_value(price, order.quantity)?;
-        if order.time_in_force == TimeInForce::Gtc && self.places.len() >= RESTING_MAX {
-            return Err(Reason::BookFull);
-        }
-        if order.post_only && self.crosses(order.side, price) {
-            return Err(Reason::PostOnlyWouldTrade);
-        }
-        Ok(())
-    }
-
     fn crosses(&self, side: Side, price: Price) -> bool {
         self.best_price(side.opposite()).is_some_and(|best| side.crosses(price, best))
     }
@@ -456,31 +434,6 @@ impl NaiveBook {
         }
     }
 
-    fn check_replace(&self, order: &NaiveOrder, wanted: &NaiveOrder, keeps_place: bool) -> Result<(), Reason> {
-        if self.halted {
-            return Err(Reason::SymbolHalted);
-        }
-        if wanted.quantity > Quantity::MAX.0 {
-            return Err(Reason::InvalidQuantity);
-        }
-        if wanted.open == 0 {
-            return Ok(());
-        }
-        if wanted.quantity != order.quantity {
-            self.instrument.check_quantity(Quantity(wanted.quantity))?;
-        }
-        if wanted.price != order.price {
-            self.instrument.check_price(wanted.price)?;
-        }
-        if (wanted.price, wanted.quantity) != (order.price, order.quantity) {
-            self.instrument.check_value(wanted.price, Quantity(wanted.quantity))?;
-        }
-        if !keeps_place && order.post_only && self.crosses(order.side, wanted.price) {
-            return Err(Reason::PostOnlyWouldTrade);
-        }
-        Ok(())
-    }
-
     /// Leaves the queue, trades if it crosses, and joins the new queue with what is left.
     fn move_to(&mut self, order: &NaiveOrder, mut wanted: NaiveOrder, said: &mut Said) {
         let left = self.leave(order);
@@ -511,99 +464,5 @@ impl NaiveBook {
             update.joined = Some(self.join(wanted));
         }
         said.push((OutputBody::Order(update), true));
-    }
-}
-
-/// What becomes of an order that was let in.
-fn outcome(end: End, taker: &Taker, order: &NewOrder) -> (OrderStatus, Option<Reason>) {
-    let canceled = |reason| (OrderStatus::Canceled, Some(reason));
-    match end {
-        End::Filled => (OrderStatus::Filled, None),
-        End::SelfTrade => canceled(Reason::SelfTrade),
-        End::TooDear => canceled(Reason::OrderValueAboveMax),
-        End::NothingLeft if order.kind == OrderKind::Market => canceled(Reason::NoLiquidity),
-        End::NothingLeft if order.time_in_force != TimeInForce::Gtc => canceled(Reason::IocRemainder),
-        End::NothingLeft if taker.filled > 0 => (OrderStatus::PartiallyFilled, None),
-        End::NothingLeft => (OrderStatus::New, None),
-    }
-}
-
-fn refused(command: CommandKind, (user, order_id): Id, reason: Reason) -> (OutputBody, bool) {
-    (OutputBody::Refused { command, user: Some(user), order_id: Some(order_id), reason }, true)
-}
-
-fn trade_of(maker: &NaiveOrder, taker: &Taker, quantity: u64, level: Level) -> Trade {
-    let (user, order_id) = taker.id;
-    Trade {
-        price: maker.price,
-        quantity: Quantity(quantity),
-        maker_side: maker.side,
-        maker: Party {
-            order_id: maker.order_id,
-            user: maker.user,
-            open: Quantity(maker.open),
-            filled: Quantity(maker.filled),
-        },
-        taker: Party { order_id, user, open: Quantity(taker.open), filled: Quantity(taker.filled) },
-        level,
-    }
-}
-
-/// What is said of an order that goes on resting.
-fn resting(order: &NaiveOrder, cause: Cause, reason: Option<Reason>) -> OrderUpdate {
-    OrderUpdate {
-        cause,
-        order_id: order.order_id,
-        user: order.user,
-        side: order.side,
-        order_type: OrderType::Limit,
-        time_in_force: Tif::Gtc,
-        price: Some(order.price),
-        quantity: Quantity(order.quantity),
-        open: Quantity(order.open),
-        filled: Quantity(order.filled),
-        status: if order.filled == 0 { OrderStatus::New } else { OrderStatus::PartiallyFilled },
-        reason,
-        left: None,
-        joined: None,
-    }
-}
-
-/// What is said of an order that ends as CANCELED.
-fn ended(order: &NaiveOrder, cause: Cause, reason: Reason, left: Level) -> OrderUpdate {
-    let update = resting(order, cause, Some(reason));
-    OrderUpdate { open: Quantity::ZERO, status: OrderStatus::Canceled, left: Some(left), ..update }
-}
-
-/// What is said of an incoming order before anything happened to it.
-fn arriving(order: &NewOrder) -> OrderUpdate {
-    let order_type = match order.kind {
-        OrderKind::Market => OrderType::Market,
-        OrderKind::Limit { .. } => OrderType::Limit,
-        OrderKind::Stop { .. } => OrderType::Stop,
-        OrderKind::StopLimit { .. } => OrderType::StopLimit,
-    };
-    let time_in_force = match order.time_in_force {
-        TimeInForce::Gtc => Tif::Gtc,
-        TimeInForce::Ioc => Tif::Ioc,
-        TimeInForce::Fok => Tif::Fok,
-        TimeInForce::Day => Tif::Day,
-        TimeInForce::Gtd { .. } => Tif::Gtd,
-    };
-    OrderUpdate {
-        cause: Cause::Added,
-        order_id: order.order_id,
-        user: order.user,
-        side: order.side,
-        order_type,
-        time_in_force,
-        price: order.kind.limit(),
-        quantity: order.quantity,
-        open: Quantity::ZERO,
-        filled: Quantity::ZERO,
-        status: OrderStatus::Rejected,
-        reason: None,
-        left: None,
-        joined: None,
     }
 }
