@@ -190,6 +190,27 @@ fn a_lost_order_is_named() {
 }
 
 #[test]
+fn outputs_of_a_record_that_the_log_lost_are_named() {
+    let mut run = some_run(1);
+    let lost = outputs(&run)[300].offset;
+    run.orders.retain(|r| r.offset != lost);
+    assert_eq!(first_kind(&run), Kind::Unexplained);
+    assert_eq!(run.judge().violations[0].offset, Some(lost));
+    // Without the end of the log there is nothing to compare with, and that is said as well.
+    let mut cut = some_run(1);
+    cut.orders.truncate(cut.orders.len() - 3);
+    assert_eq!(first_kind(&cut), Kind::Unexplained);
+}
+
+#[test]
+fn a_record_of_events_that_cannot_be_read_is_named() {
+    let mut run = some_run(1);
+    run.events[50].value = Bytes::from_static(b"E\x02 from a newer build");
+    let kinds = run.judge().kinds();
+    assert_eq!(kinds[..2], [Kind::UnreadableEvents, Kind::Gap]);
+}
+
+#[test]
 fn a_lost_record_of_events_is_a_gap() {
     let mut run = some_run(1);
     run.events.remove(200);
