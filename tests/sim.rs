@@ -72,3 +72,25 @@ fn every_wrong_reading_is_caught() {
         assert!(clean.violations.is_empty(), "seed {seed} fails without the mutation too: {:?}", clean.violations);
     }
 }
+
+fn hotbook_sim(args: &[&str]) -> (bool, String, String) {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_hotbook")).arg("sim").args(args).output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    (out.status.success(), text(out.stdout), text(out.stderr))
+}
+
+#[test]
+fn the_command_prints_a_table_and_fails_with_the_seed_and_how_to_repeat_it() {
+    let (is_good, out, progress) = hotbook_sim(&["--seeds", "20", "--from", "100", "--threads", "2"]);
+    assert!(is_good && out.contains("no violation"), "{out}");
+    assert!(progress.contains("20 of 20 seeds, 0 with a violation"), "{progress}");
+    assert!(Happened::ALL.iter().all(|what| out.contains(what.words())), "{out}");
+
+    let mutated = ["--mutation", "crash-path-only-behind-fence"];
+    let (is_good, out, error) = hotbook_sim(&[&["--seeds", "5"][..], &mutated].concat());
+    assert!(!is_good && error.contains("of 5 seeds show a violation"), "{error}");
+    let repeat = out.lines().find_map(|l| l.trim().strip_prefix("repeat: hotbook sim ")).unwrap();
+    let (is_good, story, error) = hotbook_sim(&repeat.split(' ').collect::<Vec<_>>());
+    assert!(!is_good && story.contains("FENCE") && story.contains("VIOLATION"), "{story}");
+    assert!(error.contains("audit: "), "{error}");
+}
