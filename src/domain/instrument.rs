@@ -87,7 +87,10 @@ impl Instrument {
 
     /// Tick size that holds at `price`.
     pub fn tick_at(&self, price: Price) -> u64 {
-        self.ticks.iter().rev().find(|b| b.from <= price).map_or(1, |b| b.tick)
+        match self.ticks[..] {
+            [TickBand { tick, .. }] => tick,
+            _ => self.ticks.iter().rev().find(|b| b.from <= price).map_or(1, |b| b.tick),
+        }
     }
 
     /// Whether an order may carry `price`.
@@ -104,7 +107,9 @@ impl Instrument {
         if self.limit_down.is_some_and(|down| price < down) {
             return Err(Reason::PriceBelowLimit);
         }
-        if !price.0.is_multiple_of(self.tick_at(price)) {
+        // A division takes long, and most steps are 1.
+        let tick = self.tick_at(price);
+        if tick != 1 && !price.0.is_multiple_of(tick) {
             return Err(Reason::PriceNotOnTick);
         }
         Ok(())
@@ -118,7 +123,7 @@ impl Instrument {
         if quantity.is_zero() || quantity > Quantity::MAX {
             return Err(Reason::InvalidQuantity);
         }
-        if !quantity.0.is_multiple_of(self.lot_size) {
+        if self.lot_size != 1 && !quantity.0.is_multiple_of(self.lot_size) {
             return Err(Reason::QuantityNotOnLot);
         }
         Ok(())

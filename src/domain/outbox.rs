@@ -14,7 +14,8 @@ use super::ids::{NodeId, OrderId, UserId};
 use super::instrument::{Instrument, TickBand};
 use super::numbers::{Epoch, Micros, Offset, Origin, Price, Quantity, Seq, Side};
 use super::output::{
-    Cause, CommandKind, Level, OrderStatus, OrderType, OrderUpdate, Output, OutputBody, Party, Tif, Trade,
+    Cause, CommandKind, Level, OrderLine, OrderStatus, OrderType, OrderUpdate, Output, OutputBody, Party, PartyLine,
+    Tif, Trade,
 };
 use super::reason::Reason;
 
@@ -125,55 +126,54 @@ impl Outbox {
     }
 
     /// Writes a trade down.
-    #[inline]
     pub fn trade(&mut self, t: &Trade) -> Seq {
-        let (start, mut w) = self.header(KIND_TRADE, false, Classes(15));
-        w.u64(t.price.0);
-        w.u64(t.quantity.0);
-        w.u8(t.maker_side as u8);
-        for party in [&t.maker, &t.taker] {
+        self.trade_line(t.price, t.quantity, t.maker_side, t.level, [t.maker.line(), t.taker.line()])
+    }
+
+    /// Writes an order update down.
+    pub fn order(&mut self, o: &OrderUpdate, answer: bool) -> Seq {
+        self.order_line(&o.order_id, &o.user, &o.line(), answer)
+    }
+
+    /// Writes a trade down, its names from where they are. `parties`: maker, taker.
+    #[inline]
+    pub fn trade_line(
+        &mut self,
+        price: Price,
+        quantity: Quantity,
+        maker_side: Side,
+        level: Level,
+        parties: [PartyLine<'_>; 2],
+    ) -> Seq {
+        let (start, mut w) = self.header(KIND_TRADE, false, Classes(15), [0, 1, 2, 3]);
+        w.u64(price.0);
+        w.u64(quantity.0);
+        w.u8(maker_side as u8);
+        for party in &parties {
             w.text(party.order_id.padded(), party.order_id.len());
             w.text(party.user.padded(), party.user.len());
             w.u64(party.open.0);
             w.u64(party.filled.0);
         }
-        w.level(&t.level);
+        w.level(&level);
         let length = w.at;
         self.close(start, length)
     }
 
-    /// Writes an order update down.
+    /// Writes an order update down, its names from where they are.
     #[inline]
-    pub fn order(&mut self, o: &OrderUpdate, answer: bool) -> Seq {
-        let mut classes = Classes::ORDER_STATUS;
+    pub fn order_line(&mut self, order_id: &OrderId, user: &UserId, o: &OrderLine, answer: bool) -> Seq {
         if o.left.is_some() || o.joined.is_some() {
-            classes = classes | Classes::DEPTH;
+            let (start, mut w) = self.header(KIND_ORDER, answer, Classes::DEPTH | Classes::ORDER_STATUS, [2, 3]);
+            w.order(order_id, user, o);
+            let length = w.at;
+            self.close(start, length)
+        } else {
+            let (start, mut w) = self.header(KIND_ORDER, answer, Classes::ORDER_STATUS, [3]);
+            w.order(order_id, user, o);
+            let length = w.at;
+            self.close(start, length)
         }
-        let (start, mut w) = self.header(KIND_ORDER, answer, classes);
-        let present = u8::from(o.price.is_some()) | u8::from(o.left.is_some()) << 1 | u8::from(o.joined.is_some()) << 2;
-        w.put([
-            o.cause as u8,
-            o.side as u8,
-            o.order_type as u8,
-            o.time_in_force as u8,
-            o.status as u8,
-            o.reason.map_or(0, |r| r as u8),
-            present,
-            0,
-        ]);
-        w.u64(o.quantity.0);
-        w.u64(o.open.0);
-        w.u64(o.filled.0);
-        w.text(o.order_id.padded(), o.order_id.len());
-        w.text(o.user.padded(), o.user.len());
-        if let Some(price) = o.price {
-            w.u64(price.0);
-        }
-        for level in [&o.left, &o.joined].into_iter().flatten() {
-            w.level(level);
-        }
-        let length = w.at;
-        self.close(start, length)
     }
 
     fn rare(&mut self, body: &OutputBody, answer: bool) -> Seq {
@@ -188,7 +188,7 @@ impl Outbox {
             OutputBody::RulesSet { .. } => KIND_RULES_SET,
             OutputBody::SessionEnded => KIND_SESSION_ENDED,
         };
-        let (start, mut w) = self.header(kind, answer, Classes::NONE);
+        let (start, mut w) = self.header(kind, answer, Classes::NONE, []);
         match body {
             OutputBody::Refused { command, user, order_id, reason } => {
                 w.put([*command as u8, *reason as u8]);
@@ -251,9 +251,16 @@ impl Outbox {
         self.last = None;
     }
 
-    /// Writes the fixed part; gives where it begins, and the room behind it.
-    #[inline]
-    fn header(&mut self, kind: u8, answer: bool, classes: Classes) -> (usize, Writer<'_>) {
+    /// Writes the fixed part; gives where it begins, and the room behind it. `members` are the places of `classes` in
+    /// [`Classes::EACH`].
+    #[inline(always)]
+    fn header<const N: usize>(
+        &mut self,
+        kind: u8,
+        answer: bool,
+        classes: Classes,
+        members: [usize; N],
+    ) -> (usize, Writer<'_>) {
         let start = self.used;
         if self.bytes.len() - start < OUTPUT_BYTES_MAX {
             self.grow();
@@ -270,10 +277,8 @@ impl Outbox {
         w.u64(self.epoch.0);
         w.u64(self.origin.gateway);
         w.u64(self.origin.counter);
-        for (of_class, class) in self.seqs.by_class.iter_mut().zip(Classes::EACH) {
-            if classes.has(class) {
-                w.u64(std::mem::replace(of_class, seq).0);
-            }
+        for member in members {
+            w.u64(std::mem::replace(&mut self.seqs.by_class[member], seq).0);
         }
         (start, w)
     }
@@ -286,7 +291,7 @@ impl Outbox {
 
     #[inline]
     fn close(&mut self, start: usize, length: usize) -> Seq {
-        self.bytes[start..start + 4].copy_from_slice(&(length as u32).to_le_bytes());
+        self.bytes[start..][..4].copy_from_slice(&(length as u32).to_le_bytes());
         self.used = start + length;
         self.seqs.last
     }
@@ -299,43 +304,72 @@ struct Writer<'a> {
 }
 
 impl<'a> Writer<'a> {
-    #[inline]
+    #[inline(always)]
     fn new(bytes: &'a mut [u8]) -> Self {
         let room = bytes.first_chunk_mut().unwrap_or_else(|| unreachable!("the outbox has made room"));
         Self { room, at: 0 }
     }
 
-    #[inline]
+    #[inline(always)]
     fn put<const N: usize>(&mut self, bytes: [u8; N]) {
-        self.room[self.at..self.at + N].copy_from_slice(&bytes);
-        self.at += N;
+        self.room[self.at..][..N].copy_from_slice(&bytes);
+        self.at = self.at.wrapping_add(N);
     }
 
-    #[inline]
+    #[inline(always)]
     fn u8(&mut self, n: u8) {
         self.put([n]);
     }
 
-    #[inline]
+    #[inline(always)]
     fn u32(&mut self, n: u32) {
         self.put(n.to_le_bytes());
     }
 
-    #[inline]
+    #[inline(always)]
     fn u64(&mut self, n: u64) {
         self.put(n.to_le_bytes());
     }
 
     /// Length and text: all of its room is copied, which takes the same few instructions for each, and what comes next
     /// is written over its end.
-    #[inline]
+    #[inline(always)]
     fn text<const N: usize>(&mut self, padded: &[u8; N], length: usize) {
         self.u8(length as u8);
-        self.room[self.at..self.at + N].copy_from_slice(padded);
-        self.at += length;
+        self.room[self.at..][..N].copy_from_slice(padded);
+        self.at = self.at.wrapping_add(length);
     }
 
-    #[inline]
+    #[inline(always)]
+    fn order(&mut self, order_id: &OrderId, user: &UserId, o: &OrderLine) {
+        let present = u8::from(o.price.is_some()) | u8::from(o.left.is_some()) << 1 | u8::from(o.joined.is_some()) << 2;
+        self.put([
+            o.cause as u8,
+            o.side as u8,
+            o.order_type as u8,
+            o.time_in_force as u8,
+            o.status as u8,
+            o.reason.map_or(0, |r| r as u8),
+            present,
+            0,
+        ]);
+        self.u64(o.quantity.0);
+        self.u64(o.open.0);
+        self.u64(o.filled.0);
+        self.text(order_id.padded(), order_id.len());
+        self.text(user.padded(), user.len());
+        if let Some(price) = o.price {
+            self.u64(price.0);
+        }
+        if let Some(level) = &o.left {
+            self.level(level);
+        }
+        if let Some(level) = &o.joined {
+            self.level(level);
+        }
+    }
+
+    #[inline(always)]
     fn level(&mut self, l: &Level) {
         self.u64(l.price.0);
         self.u64(l.quantity);

@@ -132,6 +132,22 @@ pub struct Party {
     pub filled: Quantity,
 }
 
+impl Party {
+    pub fn line(&self) -> PartyLine<'_> {
+        let Self { order_id, user, open, filled } = self;
+        PartyLine { order_id, user, open: *open, filled: *filled }
+    }
+}
+
+/// A [`Party`] whose names stay where they are.
+#[derive(Debug, Clone, Copy)]
+pub struct PartyLine<'a> {
+    pub order_id: &'a OrderId,
+    pub user: &'a UserId,
+    pub open: Quantity,
+    pub filled: Quantity,
+}
+
 /// Two orders traded, at the maker's price.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trade {
@@ -211,6 +227,57 @@ pub struct OrderUpdate {
     pub left: Option<Level>,
     /// The level in which it rests now, if it joined one with this output.
     pub joined: Option<Level>,
+}
+
+/// An [`OrderUpdate`] without the order's names.
+#[derive(Debug, Clone, Copy)]
+pub struct OrderLine {
+    pub cause: Cause,
+    pub side: Side,
+    pub order_type: OrderType,
+    pub time_in_force: Tif,
+    pub price: Option<Price>,
+    pub quantity: Quantity,
+    pub open: Quantity,
+    pub filled: Quantity,
+    pub status: OrderStatus,
+    pub reason: Option<Reason>,
+    pub left: Option<Level>,
+    pub joined: Option<Level>,
+}
+
+impl OrderUpdate {
+    pub fn line(&self) -> OrderLine {
+        let Self {
+            cause,
+            side,
+            order_type,
+            time_in_force,
+            price,
+            quantity,
+            open,
+            filled,
+            status,
+            reason,
+            left,
+            joined,
+            ..
+        } = *self;
+        OrderLine {
+            cause,
+            side,
+            order_type,
+            time_in_force,
+            price,
+            quantity,
+            open,
+            filled,
+            status,
+            reason,
+            left,
+            joined,
+        }
+    }
 }
 
 /// Which command was refused.

@@ -27,22 +27,17 @@ impl Book {
 
     /// CANCEL. Another user's order is an unknown one: the id is that of (user, order id).
     #[inline]
-    pub(super) fn cancel(&mut self, user: UserId, order_id: OrderId, id: Id, out: &mut Outbox) {
-        let Some(slot) = self.find_live(id) else {
-            refused(CommandKind::Cancel, user, order_id, Reason::UnknownOrder, out);
-            return;
-        };
-        let mut update = self.update(slot, Cause::Canceled, OrderStatus::Canceled, Some(Reason::CanceledByUser));
-        update.left = Some(self.end_resting(slot));
-        out.order(&update, true);
+    pub(super) fn cancel(&mut self, user: &UserId, order_id: &OrderId, id: Id, out: &mut Outbox) {
+        match self.find_live(id) {
+            Some(slot) => self.cancel_resting(slot, Cause::Canceled, Reason::CanceledByUser, true, out),
+            None => refused(CommandKind::Cancel, *user, *order_id, Reason::UnknownOrder, out),
+        }
     }
 
     pub(super) fn cancel_all(&mut self, user: UserId, out: &mut Outbox) {
         let slots = self.orders.of_user(&user);
         for slot in &slots {
-            let mut update = self.update(*slot, Cause::Canceled, OrderStatus::Canceled, Some(Reason::CancelAll));
-            update.left = Some(self.end_resting(*slot));
-            out.order(&update, false);
+            self.cancel_resting(*slot, Cause::Canceled, Reason::CancelAll, false, out);
         }
         out.emit(&OutputBody::AllCanceled { user, count: slots.len() as u32 }, true);
     }
@@ -74,7 +69,10 @@ impl Book {
         let keeps_place = wanted.price == old_price && wanted.open <= o.open;
         match self.check_replace(slot, &wanted, done, keeps_place) {
             Err(reason) => refused(CommandKind::Replace, user, order_id, reason, out),
-            Ok(()) if total <= done => self.end_replaced(slot, out),
+            // The new total is not above what is done: the order ends, its fills kept.
+            Ok(()) if total <= done => {
+                self.cancel_resting(slot, Cause::Replaced, Reason::ReplacedBelowFilled, true, out);
+            }
             Ok(()) if keeps_place => self.reduce(slot, &wanted, out),
             Ok(()) => self.move_order(slot, &wanted, out),
         }
@@ -107,14 +105,6 @@ impl Book {
         Ok(())
     }
 
-    /// The new total is not above what is done: the order ends, its fills kept.
-    fn end_replaced(&mut self, slot: u32, out: &mut Outbox) {
-        let reason = Some(Reason::ReplacedBelowFilled);
-        let mut update = self.update(slot, Cause::Replaced, OrderStatus::Canceled, reason);
-        update.left = Some(self.end_resting(slot));
-        out.order(&update, true);
-    }
-
     /// Less (or the same) at the same price: it keeps its place.
     fn reduce(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
         let (open, filled) = (self.orders.get(slot).open, self.orders.get(slot).filled);
@@ -124,17 +114,20 @@ impl Book {
             self.count(slot, wanted.price);
             self.shrink(slot, open - wanted.open, 0)
         });
-        let mut update = self.update(slot, Cause::Replaced, open_status(filled), None);
-        update.left = left;
-        out.order(&update, true);
+        let mut line = self.line(slot, Price(wanted.price), Cause::Replaced, open_status(filled), None);
+        line.left = left;
+        let names = self.orders.names(slot);
+        out.order_line(&names.order_id, &names.user, &line, true);
     }
 
     /// Another price or more: to the back of the queue, trading on the way if it crosses.
     fn move_order(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
         let left = Some(self.leave(slot));
         let o = self.orders.get(slot);
+        let names = o.names;
         let mut taker = Taker {
-            names: o.names,
+            order_id: &names.order_id,
+            user: &names.user,
             side: o.side(),
             limit: Price(wanted.price),
             self_trade: o.self_trade(),
@@ -151,16 +144,14 @@ impl Book {
             Stopped::SelfTrade => (OrderStatus::Canceled, Some(Reason::SelfTrade)),
             Stopped::NothingLeft | Stopped::ValueAboveMax => (open_status(taker.filled), None),
         };
-        let mut update = self.update(slot, Cause::Replaced, status, reason);
-        update.left = left;
-        // Its slot still names the place that it left.
-        update.price = Some(Price(wanted.price));
+        let mut line = self.line(slot, Price(wanted.price), Cause::Replaced, status, reason);
+        line.left = left;
         if status.is_open() {
-            update.joined = Some(self.join(slot, wanted.price));
+            line.joined = Some(self.join(slot, wanted.price));
         } else {
             self.end_taken(slot);
         }
-        out.order(&update, true);
+        out.order_line(&names.order_id, &names.user, &line, true);
     }
 }
 

@@ -29,21 +29,17 @@ fn wide(a: u64, b: u64) -> u128 {
     u128::from(a | 1).wrapping_mul(u128::from(b | 1)) ^ (u128::from(mum(a, b ^ K[7])) << 64)
 }
 
-/// All that matters of a resting order.
+/// Of a resting order at `price`: first of all that matters of it, then of only price, side, open quantity and queue
+/// rank, which is equal for two runs of one flow.
 #[inline]
-pub(super) fn of_order(o: &Order, price: u64) -> u128 {
+pub(super) fn of_order(o: &Order, price: u64) -> (u128, u128) {
+    let side = u64::from(o.flags & 1);
+    let place = mum((price << 1 | side) ^ K[2], o.rank ^ K[3]);
     let id = mum(o.id[0] ^ K[0], o.id[1] ^ K[1]);
-    let place = mum(price ^ K[2], o.rank ^ K[3]);
     let amounts = u64::from(o.open) << 32 | u64::from(o.filled);
     let rest = u64::from(o.quantity) << 16 | u64::from(o.flags);
-    wide(id ^ place.rotate_left(29), mum(amounts ^ K[4], rest ^ K[5]) ^ place)
-}
-
-/// Only price, side, open quantity and queue rank: equal for two runs of one flow.
-#[inline]
-pub(super) fn of_place(o: &Order, price: u64) -> u128 {
-    let side = u64::from(o.flags & 1);
-    wide(mum((price << 1 | side) ^ K[2], o.rank ^ K[3]), u64::from(o.open) ^ K[6])
+    let whole = wide(id ^ place.rotate_left(29), mum(amounts ^ K[4], rest ^ K[5]) ^ place);
+    (whole, wide(place, u64::from(o.open) ^ K[6]))
 }
 
 /// A finished id and its place in the sequence of endings.

@@ -1,51 +1,81 @@
 //! One table for live and finished order ids: one lookup tells whether an id was used (OB6), and where its order is.
 //!
-//! An entry is 8 bytes: 32 bits of the id's keyed hash (the lowest of them are its home in the table) and a reference:
-//! a slot of the orders, or a place in the ring of finished ids. A match is confirmed against the whole 128-bit hash
-//! there. Open addressing with linear probing; removal shifts back, so there are no tombstones.
-
-use siphasher::sip128::{Hash128, SipHasher13};
+//! The table knows 32 bits of an id's keyed hash and a reference: a slot of the orders, or a place in the ring of finished
+//! ids. A match is confirmed against the whole 128-bit hash there.
 
 use super::digest;
 use super::orders::Orders;
+use super::sip::{self, LANES, Messages};
+use super::table::{Table, tag_of};
 use crate::domain::{OrderId, UserId};
 
 /// Finished ids that a book remembers.
 pub const FINISHED_MAX: usize = 65_536;
 
 const FINISHED: u32 = 1 << 31;
-const FIRST_CAPACITY: usize = 16;
 
 /// Keyed 128-bit hash of (user, order id).
 pub(super) type Id = [u64; 2];
 
-/// Makes ids: SipHash-1-3 with the key that came with LIST.
+/// Makes ids: SipHash-1-3 with the key that came with LIST, of both names padded with zeros and their lengths, which
+/// keep ("ab", "c") and ("a", "bc") apart.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Hasher {
     key: u128,
-    sip: SipHasher13,
 }
 
 impl Hasher {
     pub fn new(key: u128) -> Self {
-        Self { key, sip: SipHasher13::new_with_keys(key as u64, (key >> 64) as u64) }
+        Self { key }
     }
 
     pub fn key(&self) -> u128 {
         self.key
     }
 
-    /// The id of an order: lengths in front keep ("ab", "c") and ("a", "bc") apart, and the zeros behind names make all
-    /// texts equally long, so that hashing takes the same steps for each.
+    #[inline]
+    fn halves(&self) -> [u64; 2] {
+        [self.key as u64, (self.key >> 64) as u64]
+    }
+
+    /// The id of an order.
     #[inline]
     pub fn id(&self, user: &UserId, order_id: &OrderId) -> Id {
-        let mut text = [0u8; 2 + UserId::MAX + OrderId::MAX];
-        (text[0], text[1]) = (user.len() as u8, order_id.len() as u8);
-        text[2..2 + UserId::MAX].copy_from_slice(user.padded());
-        text[2 + UserId::MAX..].copy_from_slice(order_id.padded());
-        let Hash128 { h1, h2 } = self.sip.hash(&text);
-        [h1, h2]
+        let mut one = Messages::<1>::EMPTY;
+        put_message(&mut one, 0, user, order_id);
+        sip::hash(self.halves(), &one)
     }
+
+    /// The ids of up to [`LANES`] orders, which cost hardly more than one.
+    #[inline]
+    pub fn ids<'a, T>(&self, of: &'a [T], names: fn(&'a T) -> Option<(&'a UserId, &'a OrderId)>, ids: &mut Vec<Id>) {
+        let mut many = Messages::<LANES>::EMPTY;
+        let of = &of[..of.len().min(LANES)];
+        for (lane, of) in of.iter().enumerate() {
+            if let Some((user, order_id)) = names(of) {
+                put_message(&mut many, lane, user, order_id);
+            }
+        }
+        let [low, high] = sip::hash_many(self.halves(), &many);
+        ids.extend(low.into_iter().zip(high).take(of.len()).map(|(low, high)| [low, high]));
+    }
+}
+
+#[inline(always)]
+fn put_message<const N: usize>(messages: &mut Messages<N>, lane: usize, user: &UserId, order_id: &OrderId) {
+    let (user_text, order_text) = (user.padded(), order_id.padded());
+    for word in 0..4 {
+        messages.words[word][lane] = word_at(user_text, word * 8);
+        messages.words[5 + word][lane] = word_at(order_text, word * 8 + 4);
+    }
+    let half = |text: &[u8; 36], at: usize| u64::from(u32::from_le_bytes(*text[at..].first_chunk().unwrap_or(&[0; 4])));
+    messages.words[4][lane] = half(user_text, 32) | half(order_text, 0) << 32;
+    messages.tails[lane] = user.len() as u64 | (order_id.len() as u64) << 8;
+}
+
+#[inline(always)]
+fn word_at(text: &[u8; 36], at: usize) -> u64 {
+    u64::from_le_bytes(*text[at..].first_chunk().unwrap_or(&[0; 8]))
 }
 
 /// Where an id was found.
@@ -58,30 +88,14 @@ pub(super) enum Found {
 /// Live and finished ids.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Ids {
-    /// tag << 32 | reference + 1; 0 = empty. Length is a power of two, or 0.
-    table: Vec<u64>,
-    used: usize,
+    /// References of all ids by 32 bits of their hash: a slot, or [`FINISHED`] and a place in the ring.
+    table: Table,
     /// Finished ids; place `n % FINISHED_MAX` holds the n-th ending.
     ring: Vec<Id>,
     /// Endings since birth.
     finished: u64,
     /// Sum of [`digest::of_finished`] over the ring.
     sum: u128,
-}
-
-#[inline]
-fn tag_of(id: Id) -> u32 {
-    id[0] as u32
-}
-
-#[inline]
-fn entry(id: Id, reference: u32) -> u64 {
-    (u64::from(tag_of(id)) << 32) | (u64::from(reference) + 1)
-}
-
-#[inline]
-fn reference_of(entry: u64) -> u32 {
-    (entry as u32).wrapping_sub(1)
 }
 
 impl Ids {
@@ -100,121 +114,38 @@ impl Ids {
     }
 
     #[inline]
-    fn mask(&self) -> usize {
-        self.table.len() - 1
-    }
-
-    #[inline]
     pub fn prefetch(&self, id: Id) {
-        if !self.table.is_empty() {
-            super::prefetch(self.table.get(tag_of(id) as usize & self.mask()));
-        }
+        self.table.prefetch(tag_of(id[0]));
     }
 
-    /// The slot that an id most likely refers to, without confirming it: looks no further than one cache line.
+    /// The slot that an id most likely refers to, without confirming it.
     #[inline]
     pub fn guess(&self, id: Id) -> Option<u32> {
-        if self.table.is_empty() {
-            return None;
-        }
-        let home = tag_of(id) as usize & self.mask();
-        let line = &self.table[home..(home | 7).min(self.mask()) + 1];
-        let found = line.iter().find(|found| (**found >> 32) as u32 == tag_of(id))?;
-        Some(reference_of(*found)).filter(|reference| reference & FINISHED == 0)
-    }
-
-    #[inline]
-    fn is_same(&self, reference: u32, id: Id, orders: &Orders) -> bool {
-        if reference & FINISHED == 0 {
-            orders.get(reference).id == id
-        } else {
-            self.ring[(reference & !FINISHED) as usize] == id
-        }
-    }
-
-    /// Position of an id in the table.
-    #[inline]
-    fn position(&self, id: Id, orders: &Orders) -> Option<usize> {
-        if self.table.is_empty() {
-            return None;
-        }
-        let mut at = tag_of(id) as usize & self.mask();
-        loop {
-            let found = self.table[at];
-            if found == 0 {
-                return None;
-            }
-            if (found >> 32) as u32 == tag_of(id) && self.is_same(reference_of(found), id, orders) {
-                return Some(at);
-            }
-            at = (at + 1) & self.mask();
-        }
+        self.table.guess(tag_of(id[0])).filter(|reference| reference & FINISHED == 0)
     }
 
     #[inline]
     pub fn find(&self, id: Id, orders: &Orders) -> Option<Found> {
-        let reference = reference_of(self.table[self.position(id, orders)?]);
+        let reference = self.table.find(tag_of(id[0]), |reference| {
+            if reference & FINISHED == 0 {
+                orders.get(reference).id == id
+            } else {
+                self.ring[(reference & !FINISHED) as usize] == id
+            }
+        })?;
         Some(if reference & FINISHED == 0 { Found::Live(reference) } else { Found::Finished })
-    }
-
-    /// Enters an id that is not there.
-    #[inline]
-    fn enter(&mut self, id: Id, reference: u32) {
-        if (self.used + 1) * 4 > self.table.len() * 3 {
-            self.grow();
-        }
-        self.used += 1;
-        self.place(entry(id, reference));
-    }
-
-    #[inline]
-    fn place(&mut self, entry: u64) {
-        let mut at = (entry >> 32) as usize & self.mask();
-        while self.table[at] != 0 {
-            at = (at + 1) & self.mask();
-        }
-        self.table[at] = entry;
-    }
-
-    fn grow(&mut self) {
-        let capacity = (self.table.len() * 2).max(FIRST_CAPACITY);
-        let old = std::mem::replace(&mut self.table, vec![0; capacity]);
-        for entry in old.into_iter().filter(|e| *e != 0) {
-            self.place(entry);
-        }
-    }
-
-    fn remove_at(&mut self, mut hole: usize) {
-        let mask = self.mask();
-        let mut at = hole;
-        loop {
-            at = (at + 1) & mask;
-            let moved = self.table[at];
-            if moved == 0 {
-                break;
-            }
-            let home = (moved >> 32) as usize & mask;
-            // It may move back only if its home is not between the hole and where it stands.
-            if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
-                self.table[hole] = moved;
-                hole = at;
-            }
-        }
-        self.table[hole] = 0;
-        self.used -= 1;
     }
 
     /// Enters a live order's id, which is not there.
     #[inline]
     pub fn live(&mut self, id: Id, slot: u32) {
-        self.enter(id, slot);
+        self.table.insert(tag_of(id[0]), slot);
     }
 
     /// Makes the id of the live order in `slot` a finished one.
     #[inline]
     pub fn finish_live(&mut self, id: Id, slot: u32) {
-        let at = self.place_of(entry(id, slot));
-        self.table[at] = entry(id, self.next_reference());
+        self.table.change(tag_of(id[0]), slot, self.next_reference());
         self.remember(id);
     }
 
@@ -223,18 +154,7 @@ impl Ids {
     pub fn finish_new(&mut self, id: Id) {
         let reference = self.next_reference();
         self.remember(id);
-        self.enter(id, reference);
-    }
-
-    /// Where an entry that is in the table stands.
-    #[inline]
-    fn place_of(&self, entry: u64) -> usize {
-        let mut at = (entry >> 32) as usize & self.mask();
-        while self.table[at] != entry {
-            debug_assert!(self.table[at] != 0, "the entry is in the table");
-            at = (at + 1) & self.mask();
-        }
-        at
+        self.table.insert(tag_of(id[0]), reference);
     }
 
     /// Reference of the next id that finishes.
@@ -251,9 +171,8 @@ impl Ids {
             self.ring.push(id);
         } else {
             let oldest = self.ring[place];
-            // The new id may have the same entry already; then it is no matter which of the two goes.
-            let at = self.place_of(entry(oldest, FINISHED | place as u32));
-            self.remove_at(at);
+            // The new id may have an equal entry already; then it is no matter which of the two goes.
+            self.table.remove(tag_of(oldest[0]), FINISHED | place as u32);
             self.sum = self.sum.wrapping_sub(digest::of_finished(oldest, self.finished - FINISHED_MAX as u64));
             self.ring[place] = id;
             // The one that is forgotten sixteen endings from now.
@@ -285,7 +204,7 @@ impl Ids {
             }
             restored.sum = restored.sum.wrapping_add(digest::of_finished(*id, restored.finished));
             restored.finished += 1;
-            restored.enter(*id, FINISHED | place as u32);
+            restored.table.insert(tag_of(id[0]), FINISHED | place as u32);
         }
         Some(restored)
     }

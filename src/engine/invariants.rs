@@ -68,8 +68,10 @@ fn check_side(book: &Book, side: Side, seen: &mut BTreeSet<u32>) -> Result<(), S
 
 fn check_digests(book: &Book) -> Result<(), String> {
     let orders = || book.orders.slots().map(|slot| book.orders.get(slot));
-    let order_sum = orders().fold(0u128, |sum, o| sum.wrapping_add(digest::of_order(o, book.price_of(o))));
-    let place_sum = orders().fold(0u128, |sum, o| sum.wrapping_add(digest::of_place(o, book.price_of(o))));
+    let (order_sum, place_sum) = orders().fold((0u128, 0u128), |sums, o| {
+        let (whole, placed) = digest::of_order(o, book.price_of(o));
+        (sums.0.wrapping_add(whole), sums.1.wrapping_add(placed))
+    });
     let finished = book.ids.remembered();
     let finished_sum = finished.fold(0u128, |sum, (n, id)| sum.wrapping_add(digest::of_finished(id, n)));
     if (order_sum, place_sum, finished_sum) != (book.order_sum, book.place_sum, book.ids.finished_sum()) {

@@ -2,11 +2,14 @@
 
 use super::ids::Id;
 use super::orders::NONE;
+use super::sip::LANES;
 use super::{Book, RULES_VERSION, snapshot};
 use crate::domain::control::Fence;
 use crate::domain::machine::SnapshotError;
 use crate::domain::output::CommandKind;
-use crate::domain::{Authority, Command, Digest, Input, Machine, Outbox, OutputBody, Price, Reason, Side};
+use crate::domain::{
+    Authority, Command, Digest, Input, Machine, NewOrder, OrderId, Outbox, OutputBody, Price, Reason, Side, UserId,
+};
 
 /// Memory is slow and a batch is in hand: what a command will need is fetched in three steps, so that each finds what it
 /// needs itself. So many commands ahead an id is hashed and its place in the table is fetched;
@@ -34,7 +37,7 @@ impl Machine for Book {
     }
 
     fn apply(&mut self, input: &Input<Command>, out: &mut Outbox) {
-        let id = self.id_of(&input.command);
+        let id = names_of(input).map_or([0; 2], |(user, order_id)| self.hasher.id(user, order_id));
         self.apply_with(input, id, out);
     }
 
@@ -67,6 +70,17 @@ impl Machine for Book {
     }
 }
 
+/// Whose order a command is about, and which.
+#[inline]
+fn names_of(input: &Input<Command>) -> Option<(&UserId, &OrderId)> {
+    match &input.command {
+        Command::Add(NewOrder { user, order_id, .. })
+        | Command::Cancel { user, order_id }
+        | Command::Replace { user, order_id, .. } => Some((user, order_id)),
+        _ => None,
+    }
+}
+
 impl Book {
     /// Applies many in order, and tells `applied` after each: for measurements.
     #[inline]
@@ -76,9 +90,12 @@ impl Book {
         let (mut found, mut linked) = (0, 0);
         for n in 0..inputs.len() {
             while ids.len() < (n + HASHED_AHEAD).min(inputs.len()) {
-                let id = self.id_of(&inputs[ids.len()].command);
-                self.ids.prefetch(id);
-                ids.push(id);
+                let first = ids.len();
+                self.hasher.ids(&inputs[first..], names_of, &mut ids);
+                for input in inputs[first..].iter().skip(2 * LANES).take(LANES) {
+                    super::prefetch_whole(input);
+                }
+                ids[first..].iter().for_each(|id| self.ids.prefetch(*id));
             }
             while found < (n + FOUND_AHEAD).min(inputs.len()) {
                 self.fetch_found(&inputs[found].command, ids[found], found - n);
@@ -94,24 +111,13 @@ impl Book {
         self.ahead = ids;
     }
 
-    #[inline]
-    fn id_of(&self, command: &Command) -> Id {
-        match command {
-            Command::Add(order) => self.hasher.id(&order.user, &order.order_id),
-            Command::Cancel { user, order_id } | Command::Replace { user, order_id, .. } => {
-                self.hasher.id(user, order_id)
-            }
-            _ => [0; 2],
-        }
-    }
-
     /// Fetches the order that a command names, or the level that it will join.
     #[inline]
     fn fetch_found(&self, command: &Command, id: Id, until: usize) {
         match command {
             Command::Add(order) => {
                 if let Some(price) = order.kind.limit() {
-                    self.side(order.side).prefetch(price.0 / self.unit);
+                    self.side(order.side).prefetch(self.step(price.0));
                     if let Some(maker) = self.first_maker(order.side, price) {
                         self.orders.prefetch(maker);
                     }
@@ -142,7 +148,7 @@ impl Book {
                         if maker.next != NONE {
                             self.orders.prefetch(maker.next);
                         }
-                    } else if let Some(tail) = self.side(order.side).tail_of(price.0 / self.unit) {
+                    } else if let Some(tail) = self.side(order.side).tail_of(self.step(price.0)) {
                         self.orders.prefetch_links(tail);
                     }
                 }
@@ -176,7 +182,7 @@ impl Book {
         out.begin(input.offset, input.at, input.origin);
         match &input.command {
             Command::Add(order) => self.add(order, id, out),
-            Command::Cancel { user, order_id } => self.cancel(*user, *order_id, id, out),
+            Command::Cancel { user, order_id } => self.cancel(user, order_id, id, out),
             Command::Replace { user, order_id, price, quantity } => {
                 self.replace(*user, *order_id, id, *price, *quantity, out);
             }

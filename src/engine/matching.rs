@@ -3,14 +3,16 @@
 use super::ids::Id;
 use super::orders::{NONE, Names, Order, flags};
 use super::{Book, RESTING_MAX, open_status};
-use crate::domain::output::{Cause, CommandKind, OrderType, OrderUpdate, Party, Tif, Trade};
+use crate::domain::output::{Cause, CommandKind, OrderLine, OrderType, PartyLine, Tif};
 use crate::domain::{
-    NewOrder, OrderKind, OrderStatus, Outbox, OutputBody, Price, Quantity, Reason, SelfTrade, Side, TimeInForce,
+    NewOrder, OrderId, OrderKind, OrderStatus, Outbox, OutputBody, Price, Quantity, Reason, SelfTrade, Side,
+    TimeInForce, UserId,
 };
 
 /// An order while it trades.
-pub(super) struct Taker {
-    pub names: Names,
+pub(super) struct Taker<'a> {
+    pub order_id: &'a OrderId,
+    pub user: &'a UserId,
     pub side: Side,
     /// Trades at this price or better; a MARKET order's is the instrument's limit.
     pub limit: Price,
@@ -89,13 +91,14 @@ impl Book {
     }
 
     #[inline]
-    fn taker(&self, order: &NewOrder) -> Taker {
+    fn taker<'a>(&self, order: &'a NewOrder) -> Taker<'a> {
         let (limit, value_left) = match order.kind.limit() {
             Some(price) => (price, None),
             None => (self.market_limit(order.side), self.instrument.max_order_value.map(u128::from)),
         };
         Taker {
-            names: Names { order_id: order.order_id, user: order.user },
+            order_id: &order.order_id,
+            user: &order.user,
             side: order.side,
             limit,
             self_trade: order.self_trade,
@@ -125,7 +128,7 @@ impl Book {
     }
 
     /// Whether the whole order could trade at once, with what its `stp` makes of the user's own orders.
-    fn is_fillable(&self, taker: &Taker) -> bool {
+    fn is_fillable(&self, taker: &Taker<'_>) -> bool {
         let against = taker.side.opposite();
         let levels = self.side(against);
         let (mut need, mut value_left) = (taker.open, taker.value_left);
@@ -138,7 +141,7 @@ impl Book {
             let mut slot = levels.level(level_at).head;
             while slot != NONE {
                 let maker = self.orders.get(slot);
-                let own = taker.self_trade != SelfTrade::None && self.orders.names(slot).user == taker.names.user;
+                let own = taker.self_trade != SelfTrade::None && self.orders.names(slot).user == *taker.user;
                 if own && taker.self_trade != SelfTrade::CancelOldest {
                     return false;
                 }
@@ -163,7 +166,7 @@ impl Book {
 
     /// Trades against the other side until the taker is filled or stops.
     #[inline]
-    pub(super) fn trade(&mut self, taker: &mut Taker, out: &mut Outbox) -> Stopped {
+    pub(super) fn trade(&mut self, taker: &mut Taker<'_>, out: &mut Outbox) -> Stopped {
         let against = taker.side.opposite();
         while taker.open > 0 {
             let levels = self.side(against);
@@ -174,7 +177,7 @@ impl Book {
             }
             let slot = levels.level(at).head;
             let maker = self.orders.get(slot);
-            if taker.self_trade != SelfTrade::None && maker.names.user == taker.names.user {
+            if taker.self_trade != SelfTrade::None && maker.names.user == *taker.user {
                 if self.meet_own(slot, taker, out) {
                     return Stopped::SelfTrade;
                 }
@@ -190,24 +193,15 @@ impl Book {
     }
 
     #[inline]
-    fn fill(&mut self, slot: u32, price: u64, quantity: u32, taker: &mut Taker, out: &mut Outbox) {
+    fn fill(&mut self, slot: u32, price: u64, quantity: u32, taker: &mut Taker<'_>, out: &mut Outbox) {
         taker.open -= quantity;
         taker.filled += quantity;
         if let Some(left) = &mut taker.value_left {
             *left -= u128::from(price) * u128::from(quantity);
         }
         let maker = self.orders.get(slot);
-        let is_last_fill = maker.open == quantity;
-        let (maker_side, maker) = (
-            maker.side(),
-            Party {
-                order_id: maker.names.order_id,
-                user: maker.names.user,
-                open: Quantity((maker.open - quantity).into()),
-                filled: Quantity((maker.filled + quantity).into()),
-            },
-        );
-        let level = if is_last_fill {
+        let (maker_side, maker_open, maker_filled) = (maker.side(), maker.open - quantity, maker.filled + quantity);
+        let level = if maker_open == 0 {
             self.announce_next(slot);
             self.end_resting(slot)
         } else {
@@ -215,13 +209,17 @@ impl Book {
         };
         let (price, quantity) = (Price(price), Quantity(quantity.into()));
         self.last_trade = Some((price, quantity));
-        let taker = Party {
-            order_id: taker.names.order_id,
-            user: taker.names.user,
-            open: Quantity(taker.open.into()),
-            filled: Quantity(taker.filled.into()),
+        // If it ended, its slot is free, but nothing has taken it yet.
+        let maker = self.orders.names(slot);
+        let party = |order_id, user, open: u32, filled: u32| {
+            let (open, filled) = (Quantity(open.into()), Quantity(filled.into()));
+            PartyLine { order_id, user, open, filled }
         };
-        out.trade(&Trade { price, quantity, maker_side, maker, taker, level });
+        let parties = [
+            party(&maker.order_id, &maker.user, maker_open, maker_filled),
+            party(taker.order_id, taker.user, taker.open, taker.filled),
+        ];
+        out.trade_line(price, quantity, maker_side, level, parties);
     }
 
     /// The order behind a maker that ends may be the next maker: brings its id's entry closer, and the one behind it.
@@ -238,28 +236,29 @@ impl Book {
     }
 
     /// Self-trade prevention (OB5); whether the taker stops.
-    fn meet_own(&mut self, slot: u32, taker: &mut Taker, out: &mut Outbox) -> bool {
+    fn meet_own(&mut self, slot: u32, taker: &mut Taker<'_>, out: &mut Outbox) -> bool {
         match taker.self_trade {
             SelfTrade::CancelNewest => true,
             SelfTrade::CancelOldest => {
-                self.cancel_own(slot, out);
+                self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, false, out);
                 false
             }
             SelfTrade::CancelBoth => {
-                self.cancel_own(slot, out);
+                self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, false, out);
                 true
             }
             SelfTrade::Decrement => {
                 let less = taker.open.min(self.orders.get(slot).open);
                 taker.open -= less;
                 if self.orders.get(slot).open == less {
-                    self.cancel_own(slot, out);
+                    self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, false, out);
                 } else {
                     let left = self.shrink(slot, less, 0);
                     let status = open_status(self.orders.get(slot).filled);
-                    let mut update = self.update(slot, Cause::Reduced, status, Some(Reason::SelfTrade));
-                    update.left = Some(left);
-                    out.order(&update, false);
+                    let mut line = self.line(slot, left.price, Cause::Reduced, status, Some(Reason::SelfTrade));
+                    line.left = Some(left);
+                    let names = self.orders.names(slot);
+                    out.order_line(&names.order_id, &names.user, &line, false);
                 }
                 taker.open == 0
             }
@@ -267,17 +266,11 @@ impl Book {
         }
     }
 
-    fn cancel_own(&mut self, slot: u32, out: &mut Outbox) {
-        let mut update = self.update(slot, Cause::Canceled, OrderStatus::Canceled, Some(Reason::SelfTrade));
-        update.left = Some(self.end_resting(slot));
-        out.order(&update, false);
-    }
-
     /// The answer to an ADD that was let in.
     #[inline]
-    fn settle(&mut self, order: &NewOrder, id: Id, taker: &Taker, stopped: Stopped, out: &mut Outbox) {
-        let mut update = incoming(order);
-        update.filled = Quantity(taker.filled.into());
+    fn settle(&mut self, order: &NewOrder, id: Id, taker: &Taker<'_>, stopped: Stopped, out: &mut Outbox) {
+        let mut line = incoming(order);
+        line.filled = Quantity(taker.filled.into());
         let ended = match (stopped, order.kind, order.time_in_force) {
             (Stopped::Filled, ..) => Some((OrderStatus::Filled, None)),
             (Stopped::SelfTrade, ..) => Some((OrderStatus::Canceled, Some(Reason::SelfTrade))),
@@ -288,12 +281,12 @@ impl Book {
         };
         match ended {
             Some((status, reason)) => {
-                (update.status, update.reason) = (status, reason);
+                (line.status, line.reason) = (status, reason);
                 self.ids.finish_new(id);
             }
             None => {
-                update.status = open_status(taker.filled);
-                update.open = Quantity(taker.open.into());
+                line.status = open_status(taker.filled);
+                line.open = Quantity(taker.open.into());
                 let resting = Order {
                     next: NONE,
                     prev: NONE,
@@ -305,31 +298,29 @@ impl Book {
                     id,
                     place: 0,
                     flags: flags(order.side, order.post_only, order.self_trade),
-                    names: taker.names,
+                    names: Names { order_id: order.order_id, user: order.user },
                 };
                 let slot = self.orders.insert(resting);
                 self.ids.live(id, slot);
-                update.joined = Some(self.join(slot, taker.limit.0));
+                line.joined = Some(self.join(slot, taker.limit.0));
             }
         }
-        out.order(&update, true);
+        out.order_line(&order.order_id, &order.user, &line, true);
     }
 
     /// An ADD that ends without having traded; its id is used up.
     fn refuse(&mut self, order: &NewOrder, id: Id, status: OrderStatus, reason: Reason, out: &mut Outbox) {
-        let update = OrderUpdate { status, reason: Some(reason), ..incoming(order) };
+        let line = OrderLine { status, reason: Some(reason), ..incoming(order) };
         self.ids.finish_new(id);
-        out.order(&update, true);
+        out.order_line(&order.order_id, &order.user, &line, true);
     }
 }
 
 /// What is said of an arriving order before anything happened to it.
 #[inline]
-fn incoming(order: &NewOrder) -> OrderUpdate {
-    OrderUpdate {
+fn incoming(order: &NewOrder) -> OrderLine {
+    OrderLine {
         cause: Cause::Added,
-        order_id: order.order_id,
-        user: order.user,
         side: order.side,
         order_type: match order.kind {
             OrderKind::Market => OrderType::Market,

@@ -11,7 +11,9 @@ mod levels;
 mod machine;
 mod matching;
 mod orders;
+mod sip;
 mod snapshot;
+mod table;
 
 use std::hash::Hasher as _;
 
@@ -22,8 +24,8 @@ use ids::{Hasher, Id, Ids};
 use levels::{At, Levels};
 use orders::{NONE, Order, Orders};
 
-use crate::domain::output::{Cause, Level, OrderType, OrderUpdate, Tif};
-use crate::domain::{Digest, Instrument, Micros, OrderId, OrderStatus, Price, Quantity, Reason, Side, UserId};
+use crate::domain::output::{Cause, Level, OrderLine, OrderType, Tif};
+use crate::domain::{Digest, Instrument, Micros, OrderId, OrderStatus, Outbox, Price, Quantity, Reason, Side, UserId};
 
 /// The newest rules version that this build knows.
 pub const RULES_VERSION: u32 = 1;
@@ -62,9 +64,9 @@ pub struct Book {
     ids: Ids,
     bids: Levels,
     asks: Levels,
-    /// Sum of [`digest::of_order`] over resting orders.
+    /// Sum of the first of [`digest::of_order`] over resting orders.
     order_sum: u128,
-    /// Sum of [`digest::of_place`] over resting orders.
+    /// Sum of the second of [`digest::of_order`] over resting orders.
     place_sum: u128,
     /// Kept for its memory: the ids of a batch, made ahead.
     ahead: Vec<Id>,
@@ -78,6 +80,19 @@ fn prefetch<T>(target: Option<&T>) {
         use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         // SAFETY: a prefetch reads nothing that the program sees; the address is that of a live reference.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = target;
+}
+
+/// Asks for all cache lines of something.
+#[inline]
+fn prefetch_whole<T>(target: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for line in (0..size_of::<T>()).step_by(64) {
+        use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: as in `prefetch`; the address lies within the referenced value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(target).cast::<i8>().add(line)) };
     }
     #[cfg(not(target_arch = "x86_64"))]
     let _ = target;
@@ -212,6 +227,13 @@ impl Book {
         Level { price: Price(of.step_of(at) * self.unit), quantity: level.total, orders: level.orders }
     }
 
+    /// Number of the price step of a price.
+    #[inline]
+    fn step(&self, price: u64) -> u64 {
+        // A division takes long, and most instruments have a step of 1.
+        if self.unit == 1 { price } else { price / self.unit }
+    }
+
     /// The price at which an order rests.
     #[inline]
     fn price_of(&self, order: &Order) -> u64 {
@@ -227,7 +249,7 @@ impl Book {
             let o = self.orders.get(slot);
             (o.side(), o.open)
         };
-        let step = price / self.unit;
+        let step = self.step(price);
         let levels = self.side_mut(side);
         let at = levels.open(step);
         let level = levels.level_mut(at);
@@ -243,7 +265,7 @@ impl Book {
         }
         let o = self.orders.get_mut(slot);
         (o.rank, o.block, o.place, o.prev, o.next) = (rank, at.0, at.1, prev, NONE);
-        let (whole, placed) = (digest::of_order(o, price), digest::of_place(o, price));
+        let (whole, placed) = digest::of_order(o, price);
         self.order_sum = self.order_sum.wrapping_add(whole);
         self.place_sum = self.place_sum.wrapping_add(placed);
         view
@@ -298,16 +320,16 @@ impl Book {
 
     #[inline]
     fn count(&mut self, slot: u32, price: u64) {
-        let o = self.orders.get(slot);
-        self.order_sum = self.order_sum.wrapping_add(digest::of_order(o, price));
-        self.place_sum = self.place_sum.wrapping_add(digest::of_place(o, price));
+        let (whole, placed) = digest::of_order(self.orders.get(slot), price);
+        self.order_sum = self.order_sum.wrapping_add(whole);
+        self.place_sum = self.place_sum.wrapping_add(placed);
     }
 
     #[inline]
     fn uncount(&mut self, slot: u32, price: u64) {
-        let o = self.orders.get(slot);
-        self.order_sum = self.order_sum.wrapping_sub(digest::of_order(o, price));
-        self.place_sum = self.place_sum.wrapping_sub(digest::of_place(o, price));
+        let (whole, placed) = digest::of_order(self.orders.get(slot), price);
+        self.order_sum = self.order_sum.wrapping_sub(whole);
+        self.place_sum = self.place_sum.wrapping_sub(placed);
     }
 
     /// Ends a resting order: out of its queue, its id finished, its slot free. Gives the level afterwards.
@@ -326,18 +348,17 @@ impl Book {
         self.orders.remove(slot);
     }
 
-    /// What is said of an order in a slot; `open` and `status` as they are after the output, `price` as it rests.
+    /// What is said of the order in a slot, which may just have become free; `open` and `status` as they are after the
+    /// output.
     #[inline]
-    fn update(&self, slot: u32, cause: Cause, status: OrderStatus, reason: Option<Reason>) -> OrderUpdate {
-        let (o, names) = (self.orders.get(slot), self.orders.names(slot));
-        OrderUpdate {
+    fn line(&self, slot: u32, price: Price, cause: Cause, status: OrderStatus, reason: Option<Reason>) -> OrderLine {
+        let o = self.orders.get(slot);
+        OrderLine {
             cause,
-            order_id: names.order_id,
-            user: names.user,
             side: o.side(),
             order_type: OrderType::Limit,
             time_in_force: Tif::Gtc,
-            price: Some(Price(self.price_of(o))),
+            price: Some(price),
             quantity: Quantity(o.quantity.into()),
             open: if status.is_open() { Quantity(o.open.into()) } else { Quantity::ZERO },
             filled: Quantity(o.filled.into()),
@@ -346,6 +367,16 @@ impl Book {
             left: None,
             joined: None,
         }
+    }
+
+    /// Cancels a resting order and says so.
+    #[inline]
+    fn cancel_resting(&mut self, slot: u32, cause: Cause, reason: Reason, answer: bool, out: &mut Outbox) {
+        let left = self.end_resting(slot);
+        let mut line = self.line(slot, left.price, cause, OrderStatus::Canceled, Some(reason));
+        line.left = Some(left);
+        let names = self.orders.names(slot);
+        out.order_line(&names.order_id, &names.user, &line, answer);
     }
 }
 

@@ -90,14 +90,11 @@ pub(super) struct Orders {
 /// Never 0.
 #[inline]
 fn user_tag(user: &UserId) -> u8 {
-    let mut tag = 0u64;
-    // Ids are at most 36 bytes: five words, the last one overlapping.
-    for chunk in user.as_bytes().chunks(8) {
-        let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        tag = (tag ^ u64::from_le_bytes(word)).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
-    }
-    (tag.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 | 1
+    let text = user.padded();
+    let word = |at: usize| u64::from_le_bytes(*text[at..].first_chunk().unwrap_or(&[0; 8]));
+    // Names are at most 36 bytes: five words, the last one overlapping.
+    let mixed = word(0) ^ word(8).rotate_left(13) ^ word(16).rotate_left(26) ^ word(24).rotate_left(39);
+    ((mixed ^ word(28).rotate_left(51)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 | 1
 }
 
 impl Orders {

@@ -187,15 +187,19 @@ fn flags_of(o: &NaiveOrder) -> u8 {
 fn order_digest(key: u128, o: &NaiveOrder) -> u128 {
     let hash = id_hash(key, &o.user, &o.order_id);
     let id = fold(hash as u64 ^ K[0], (hash >> 64) as u64 ^ K[1]);
-    let place = fold(o.price.0 ^ K[2], o.rank ^ K[3]);
+    let place = place_of(o);
     let amounts = o.open << 32 | o.filled;
     let rest = o.quantity << 16 | u64::from(flags_of(o));
     wide(id ^ place.rotate_left(29), fold(amounts ^ K[4], rest ^ K[5]) ^ place)
 }
 
-fn place_digest(o: &NaiveOrder) -> u128 {
+fn place_of(o: &NaiveOrder) -> u64 {
     let side = u64::from(o.side == Side::Sell);
-    wide(fold((o.price.0 << 1 | side) ^ K[2], o.rank ^ K[3]), o.open ^ K[6])
+    fold((o.price.0 << 1 | side) ^ K[2], o.rank ^ K[3])
+}
+
+fn place_digest(o: &NaiveOrder) -> u128 {
+    wide(place_of(o), o.open ^ K[6])
 }
 
 fn finished_digest(hash: u128, number: u64) -> u128 {

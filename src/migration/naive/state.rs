@@ -50,12 +50,12 @@ impl Remembered {
     }
 }
 
-/// The keyed hash that stands for (user, order id) in snapshots: SipHash-1-3 over both lengths and both texts, each
-/// padded with zeros to its longest.
+/// The keyed hash that stands for (user, order id) in snapshots: SipHash-1-3 over both texts, each padded with zeros
+/// to its longest, and both lengths.
 pub fn id_hash(key: u128, user: &UserId, order_id: &OrderId) -> u128 {
-    let mut text = vec![user.len() as u8, order_id.len() as u8];
-    text.extend_from_slice(user.padded());
+    let mut text = user.padded().to_vec();
     text.extend_from_slice(order_id.padded());
+    text.extend([user.len() as u8, order_id.len() as u8]);
     let Hash128 { h1, h2 } = SipHasher13::new_with_keys(key as u64, (key >> 64) as u64).hash(&text);
     u128::from(h1) | u128::from(h2) << 64
 }

@@ -1,0 +1,220 @@
+//! A hash table from 32-bit tags to 32-bit references, in buckets of one cache line: a look-up reads one line and has
+//! hardly a branch to guess. Who looks up confirms what it finds; several entries may have one tag.
+//!
+//! A bucket that is full passes entries on to the next, and counts them: a look-up goes on only where something was
+//! passed on, and removing an entry leaves nothing behind.
+
+/// Entries per bucket.
+const ENTRIES: usize = 7;
+/// The table doubles when buckets hold more than this on average, in halves of an entry: 5.5 of 7.
+const LOAD_MAX_HALVES: usize = 11;
+
+/// Lane 7 of `tags` counts the entries that were passed on; tag 0 is a free place.
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket {
+    tags: [u32; ENTRIES + 1],
+    references: [u32; ENTRIES + 1],
+}
+
+const EMPTY: Bucket = Bucket { tags: [0; ENTRIES + 1], references: [0; ENTRIES + 1] };
+
+impl Bucket {
+    /// Bit i: entry i has this tag.
+    #[inline(always)]
+    fn with(&self, tag: u32) -> u32 {
+        let mut bits = 0;
+        for (i, t) in self.tags.iter().enumerate() {
+            bits |= u32::from(*t == tag) << i;
+        }
+        bits & ((1 << ENTRIES) - 1)
+    }
+
+    #[inline]
+    fn passed_on(&self) -> u32 {
+        self.tags[ENTRIES]
+    }
+}
+
+/// The table; its number of buckets is a power of two, or 0.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Table {
+    buckets: Vec<Bucket>,
+    used: usize,
+}
+
+/// The tag of a hash; never 0.
+#[inline]
+pub(super) fn tag_of(hash: u64) -> u32 {
+    (hash as u32).max(1)
+}
+
+impl Table {
+    #[inline]
+    fn home(&self, tag: u32) -> usize {
+        tag as usize & (self.buckets.len() - 1)
+    }
+
+    #[inline]
+    fn behind(&self, bucket: usize) -> usize {
+        (bucket + 1) & (self.buckets.len() - 1)
+    }
+
+    #[inline]
+    pub fn prefetch(&self, tag: u32) {
+        super::prefetch(self.buckets.get(self.home_or_zero(tag)));
+    }
+
+    #[inline]
+    fn home_or_zero(&self, tag: u32) -> usize {
+        tag as usize & self.buckets.len().wrapping_sub(1)
+    }
+
+    /// The first reference in a tag's home: most likely the one.
+    #[inline]
+    pub fn guess(&self, tag: u32) -> Option<u32> {
+        let bucket = self.buckets.get(self.home_or_zero(tag))?;
+        let bits = bucket.with(tag);
+        (bits != 0).then(|| bucket.references[bits.trailing_zeros() as usize])
+    }
+
+    /// The reference with this tag that `is_it` confirms.
+    #[inline]
+    pub fn find(&self, tag: u32, is_it: impl Fn(u32) -> bool) -> Option<u32> {
+        if self.buckets.is_empty() {
+            return None;
+        }
+        let mut at = self.home(tag);
+        loop {
+            let bucket = &self.buckets[at];
+            let mut bits = bucket.with(tag);
+            while bits != 0 {
+                let reference = bucket.references[bits.trailing_zeros() as usize];
+                if is_it(reference) {
+                    return Some(reference);
+                }
+                bits &= bits - 1;
+            }
+            if bucket.passed_on() == 0 {
+                return None;
+            }
+            at = self.behind(at);
+        }
+    }
+
+    /// Enters a reference.
+    #[inline]
+    pub fn insert(&mut self, tag: u32, reference: u32) {
+        if (self.used + 1) * 2 > self.buckets.len() * LOAD_MAX_HALVES {
+            self.grow();
+        }
+        self.used += 1;
+        self.place(tag, reference);
+    }
+
+    #[inline]
+    fn place(&mut self, tag: u32, reference: u32) {
+        let mut at = self.home(tag);
+        loop {
+            let bucket = &mut self.buckets[at];
+            let free = bucket.with(0);
+            if free != 0 {
+                let entry = free.trailing_zeros() as usize;
+                (bucket.tags[entry], bucket.references[entry]) = (tag, reference);
+                return;
+            }
+            bucket.tags[ENTRIES] += 1;
+            at = self.behind(at);
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let buckets = (self.buckets.len() * 2).max(1);
+        let old = std::mem::replace(&mut self.buckets, vec![EMPTY; buckets]);
+        for bucket in &old {
+            for entry in 0..ENTRIES {
+                if bucket.tags[entry] != 0 {
+                    self.place(bucket.tags[entry], bucket.references[entry]);
+                }
+            }
+        }
+    }
+
+    /// Bucket and place of an entry that is there.
+    #[inline]
+    fn place_of(&self, tag: u32, reference: u32) -> (usize, usize) {
+        let mut at = self.home(tag);
+        loop {
+            let bucket = &self.buckets[at];
+            let mut bits = bucket.with(tag);
+            while bits != 0 {
+                let entry = bits.trailing_zeros() as usize;
+                if bucket.references[entry] == reference {
+                    return (at, entry);
+                }
+                bits &= bits - 1;
+            }
+            debug_assert!(bucket.passed_on() != 0, "the entry is in the table");
+            at = self.behind(at);
+        }
+    }
+
+    /// Gives an entry that is there another reference.
+    #[inline]
+    pub fn change(&mut self, tag: u32, from: u32, to: u32) {
+        let (bucket, entry) = self.place_of(tag, from);
+        self.buckets[bucket].references[entry] = to;
+    }
+
+    /// Removes an entry that is there.
+    #[inline]
+    pub fn remove(&mut self, tag: u32, reference: u32) {
+        let (bucket, entry) = self.place_of(tag, reference);
+        self.buckets[bucket].tags[entry] = 0;
+        self.used -= 1;
+        let mut at = self.home(tag);
+        while at != bucket {
+            self.buckets[at].tags[ENTRIES] -= 1;
+            at = self.behind(at);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Few tags with equal homes, so that buckets fill up and pass entries on.
+    #[test]
+    fn it_keeps_what_a_set_keeps() {
+        let (mut table, mut set, mut x) = (Table::default(), BTreeSet::new(), 7u64);
+        for n in 0..60_000u32 {
+            x = x.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let tag = tag_of((x >> 33) % 5 + ((x >> 40) % 97) * 1_024);
+            match set.iter().find(|(t, _)| *t == tag).copied() {
+                Some((_, reference)) if x >> 63 == 0 => {
+                    table.remove(tag, reference);
+                    set.remove(&(tag, reference));
+                }
+                Some((_, reference)) if x >> 62 == 2 => {
+                    table.change(tag, reference, n);
+                    set.remove(&(tag, reference));
+                    set.insert((tag, n));
+                }
+                _ => {
+                    table.insert(tag, n);
+                    set.insert((tag, n));
+                }
+            }
+            assert_eq!(table.used, set.len());
+            for reference in set.iter().filter(|(t, _)| *t == tag).map(|(_, r)| *r) {
+                assert_eq!(table.find(tag, |r| r == reference), Some(reference));
+            }
+            assert_eq!(table.find(tag, |r| r == u32::MAX), None);
+        }
+        assert!(set.len() > 100, "the test filled its buckets");
+    }
+}
