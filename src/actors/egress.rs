@@ -310,7 +310,7 @@ fn enter_route(routes: &Arc<dyn Routes>, symbol: Symbol, partition: u32, owner: 
     let route = Route { target_instance: owner, status: RouteStatus::Active, epoch, partition, to: None };
     let routes = Arc::clone(routes);
     actix::spawn(async move {
-        if let Err(e) = routes.set(symbol, route).await {
+        if let Err(e) = routes.learn(symbol, route).await {
             tracing::warn!(%symbol, error = %e, "route not written");
         }
     });

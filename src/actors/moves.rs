@@ -16,7 +16,7 @@ use super::pause;
 use super::peers::{Milestone, Peers, What};
 use crate::clock;
 use crate::domain::control::Fence;
-use crate::domain::{Micros, NodeId, Offset, Symbol};
+use crate::domain::{Epoch, Micros, NodeId, Offset, Symbol};
 use crate::migration::handover::{
     AbortError, Action, Cause, Coordinator, Deadlines, Event, MoveId, MoveRecord, MoveStatus, Plan, Step,
 };
@@ -329,31 +329,39 @@ impl Moves {
         }
     }
 
+    /// A table that is away marks nothing and stops no move: the log alone decides.
     async fn mark_route(&self, plan: &Plan, partition: u32) -> Event {
-        let (status, to) = (RouteStatus::Migrating, Some(plan.to));
-        let route = Route { target_instance: plan.from, status, epoch: plan.epoch, partition, to };
-        match self.parts.routes.set(plan.symbol, route).await {
+        let active = route(plan.from, plan.epoch, partition);
+        let marked = Route { status: RouteStatus::Migrating, to: Some(plan.to), ..active };
+        let routes = &self.parts.routes;
+        let result = match routes.learn(plan.symbol, active).await {
+            Ok(row) if row.epoch > plan.epoch => Err(RoutesError::Changed { symbol: plan.symbol, have: Some(row) }),
+            Ok(row) => routes.swap(plan.symbol, Some(row.version()), marked).await,
+            Err(e) => Err(e),
+        };
+        match result {
             Ok(()) => Event::RouteMarked,
+            Err(e @ RoutesError::Unavailable { .. }) => {
+                tracing::warn!(symbol = %plan.symbol, error = %e, "route is not marked");
+                Event::RouteMarked
+            }
             Err(e) => Event::RouteRefused { why: e.to_string() },
         }
     }
 
     async fn unmark_route(&self, plan: &Plan, partition: u32) -> Option<Event> {
-        let status = RouteStatus::Active;
-        let route = Route { target_instance: plan.from, status, epoch: plan.epoch, partition, to: None };
-        match self.parts.routes.set(plan.symbol, route).await {
+        let marked = Some((plan.epoch, RouteStatus::Migrating));
+        match self.parts.routes.swap(plan.symbol, marked, route(plan.from, plan.epoch, partition)).await {
             // Somebody else moved it on: the newer row stands.
-            Ok(()) | Err(RoutesError::Older { .. }) => {}
+            Ok(()) | Err(RoutesError::Changed { .. }) => {}
             Err(e) => tracing::warn!(symbol = %plan.symbol, error = %e, "route not written"),
         }
         None
     }
 
     async fn switch_route(&self, plan: &Plan, partition: u32) -> Event {
-        let (status, epoch) = (RouteStatus::Active, plan.epoch.next());
-        let route = Route { target_instance: plan.to, status, epoch, partition, to: None };
-        match self.parts.routes.set(plan.symbol, route).await {
-            Ok(()) => Event::RouteSwitched,
+        match self.parts.routes.learn(plan.symbol, route(plan.to, plan.epoch.next(), partition)).await {
+            Ok(_) => Event::RouteSwitched,
             Err(e) => Event::RouteRefused { why: e.to_string() },
         }
     }
@@ -398,6 +406,10 @@ impl Moves {
         }
         Some(Event::Cleaned)
     }
+}
+
+fn route(of: NodeId, epoch: Epoch, partition: u32) -> Route {
+    Route { target_instance: of, status: RouteStatus::Active, epoch, partition, to: None }
 }
 
 /// Appends a signed fence; returns once it is durable.
