@@ -9,13 +9,18 @@ use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
+/// Where gRPC listens unless it is told otherwise.
+pub const GRPC_PORT: u16 = 50_051;
+
 /// All settings. Unknown keys are refused.
 #[derive(Debug, Clone, Serialize, Deserialize, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub http_host: String,
     pub http_port: u16,
-    /// Reserved: this version has no gRPC service.
+    /// Anything but loopback needs a cluster secret.
+    pub grpc_host: String,
+    /// 0 takes a free one.
     pub grpc_port: u16,
     /// HTTP worker threads; 0 = one per core.
     pub http_workers: usize,
@@ -57,7 +62,8 @@ impl Default for Config {
         Self {
             http_host: "127.0.0.1".into(),
             http_port: 8080,
-            grpc_port: 50_051,
+            grpc_host: "127.0.0.1".into(),
+            grpc_port: GRPC_PORT,
             http_workers: 0,
             data_dir: "./hotbook-data".into(),
             nodes: 1,
@@ -106,6 +112,11 @@ pub enum ConfigError {
          (HOTBOOK_JWT_SECRET or jwt_secret) anyone could trade for anyone. Set one, or bind 127.0.0.1"
     )]
     SecretNeeded { host: String },
+    #[error(
+        "config_cluster_secret_needed: grpc_host {host} is not a loopback address, and without a cluster secret \
+         (HOTBOOK_CLUSTER_SECRET or cluster_secret) anyone could copy the books. Set one, or bind 127.0.0.1"
+    )]
+    ClusterSecretNeeded { host: String },
 }
 
 impl From<figment::Error> for ConfigError {
@@ -125,8 +136,9 @@ const ORIGINAL_ENVIRONMENT: [(&str, &str); 6] = [
 ];
 
 /// Keys whose values are text even if they look like numbers.
-const TEXT_KEYS: [&str; 10] = [
+const TEXT_KEYS: [&str; 11] = [
     "http_host",
+    "grpc_host",
     "data_dir",
     "log_level",
     "jwt_secret",
@@ -147,7 +159,12 @@ pub fn load(
     environment: impl Iterator<Item = (String, String)>,
     flags: Dict,
 ) -> Result<Config, ConfigError> {
-    let mut figment = Figment::from(Serialized::defaults(Config::default()));
+    let mut defaults = Config::default();
+    // Whoever asks for any free port for one door does not care about the other's.
+    if flags.get("http_port") == Some(&Value::from(0u16)) {
+        defaults.grpc_port = 0;
+    }
+    let mut figment = Figment::from(Serialized::defaults(defaults));
     if let Some(path) = file {
         if !path.is_file() {
             return Err(ConfigError::FileMissing { path: path.to_owned() });
@@ -214,15 +231,13 @@ impl Config {
                 what: format!("names `{symbol}`, no symbol"),
             });
         }
-        if self.jwt_secret.is_none() && !self.is_loopback() {
+        if self.jwt_secret.is_none() && !is_loopback(&self.http_host) {
             return Err(ConfigError::SecretNeeded { host: self.http_host.clone() });
         }
+        if self.cluster_secret.is_none() && !is_loopback(&self.grpc_host) {
+            return Err(ConfigError::ClusterSecretNeeded { host: self.grpc_host.clone() });
+        }
         Ok(())
-    }
-
-    /// Whether only this machine can reach the server.
-    pub fn is_loopback(&self) -> bool {
-        self.http_host == "localhost" || self.http_host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
     }
 
     /// The effective values as TOML, secrets masked.
@@ -233,6 +248,11 @@ impl Config {
         }
         toml::to_string(&shown).unwrap_or_default()
     }
+}
+
+/// Whether only this machine can reach what listens there.
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 #[cfg(test)]
@@ -253,6 +273,14 @@ mod tests {
         let c = load(Some(&file), env, Dict::from([("nodes".into(), Value::from(5))])).unwrap();
         assert_eq!((c.http_port, c.nodes, c.answer_timeout_ms), (3, 5, 7));
         assert_eq!((c.log_level.as_str(), c.dev_command_cost_us["TSLA"]), ("debug", 9));
+    }
+
+    #[test]
+    fn any_free_port_for_http_means_any_for_grpc_too_unless_it_is_named() {
+        let any = || Dict::from([("http_port".into(), Value::from(0u16))]);
+        assert_eq!(load(None, environment(&[]), any()).unwrap().grpc_port, 0);
+        assert_eq!(load(None, environment(&[("GRPC_PORT", "7")]), any()).unwrap().grpc_port, 7);
+        assert_eq!(load(None, environment(&[]), Dict::new()).unwrap().grpc_port, GRPC_PORT);
     }
 
     #[test]
@@ -280,6 +308,7 @@ mod tests {
             e.split(':').next().unwrap().to_owned()
         };
         assert_eq!(code(&[("HOTBOOK_HTTP_HOST", "0.0.0.0")]), "config_secret_needed");
+        assert_eq!(code(&[("HOTBOOK_GRPC_HOST", "0.0.0.0")]), "config_cluster_secret_needed");
         assert_eq!(code(&[("KAFKA_BROKERS", "b:9092")]), "config_cluster_not_supported");
         assert_eq!(code(&[("REDIS_HOST", "r")]), "config_cluster_not_supported");
         assert_eq!(code(&[("HOTBOOK_S3_BUCKET", "s")]), "config_cluster_not_supported");

@@ -19,6 +19,7 @@ use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSuperviso
 use super::peers::Peers;
 use super::recovery::{self, Found};
 use super::retention::Retention;
+use super::shadows::{self, Restored, ShadowError, Source};
 use crate::clock;
 use crate::domain::command::Listing;
 use crate::domain::control::Fence;
@@ -142,6 +143,7 @@ struct RunningNode {
 /// Everything of one process, composed.
 pub struct Exchange {
     log: Arc<dyn Log>,
+    snapshots: Arc<dyn SnapshotStore>,
     admin: Arc<dyn Session>,
     keyring: Arc<Keyring>,
     catalogue: Arc<Catalogue>,
@@ -234,7 +236,8 @@ impl Exchange {
         }
         actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&directory)));
         let listing = tokio::sync::Mutex::new(());
-        let this = Arc::new(Self { log, admin, keyring, catalogue, directory, gateway, nodes, listing, moves });
+        let this =
+            Arc::new(Self { log, snapshots, admin, keyring, catalogue, directory, gateway, nodes, listing, moves });
         actix::spawn(supervise(Arc::downgrade(&this)));
         Ok(this)
     }
@@ -309,6 +312,10 @@ impl Exchange {
 
     pub fn log(&self) -> &Arc<dyn Log> {
         &self.log
+    }
+
+    pub fn snapshots(&self) -> &Arc<dyn SnapshotStore> {
+        &self.snapshots
     }
 
     /// Lists a symbol on the node with the fewest books; returns once it trades.
@@ -405,6 +412,51 @@ impl Exchange {
         let (done, saved) = oneshot::channel();
         node.supervisor.send(TakeSnapshot { symbol, done }).await.map_err(|_| CutError::NotActive)?;
         saved.await.unwrap_or(Err(CutError::NotActive))
+    }
+
+    /// Starts a shadow of a book. `on`: which node; `None`: the first that neither owns nor follows it.
+    ///
+    /// # Errors
+    /// [`ShadowError`].
+    pub async fn restore_shadow(
+        &self,
+        symbol: Symbol,
+        on: Option<NodeId>,
+        source: Source,
+    ) -> Result<Restored, ShadowError> {
+        let node = self.shadow_node(&symbol, on, |context| context.status(&symbol).is_none())?;
+        shadows::restore(&node.context, &node.supervisor, symbol, source).await
+    }
+
+    /// Removes a shadow of a book; gives the node that it was on. `on`: which node; `None`: the first that has one.
+    ///
+    /// # Errors
+    /// [`ShadowError`].
+    pub async fn remove_shadow(&self, symbol: Symbol, on: Option<NodeId>) -> Result<NodeId, ShadowError> {
+        let node = self.shadow_node(&symbol, on, |context| context.status(&symbol).is_some())?;
+        shadows::remove(&node.context, &node.supervisor, symbol).await?;
+        Ok(node.context.id)
+    }
+
+    /// The named node; otherwise the one best suited for a shadow, so that the error is of it if there is none.
+    fn shadow_node(
+        &self,
+        symbol: &Symbol,
+        named: Option<NodeId>,
+        suits: impl Fn(&NodeContext) -> bool,
+    ) -> Result<&RunningNode, ShadowError> {
+        if let Some(id) = named {
+            return self.nodes.iter().find(|n| n.context.id == id).ok_or(ShadowError::UnknownNode);
+        }
+        let owner = self.directory.get(symbol).ok_or(ShadowError::UnknownSymbol)?.owner();
+        let others = || self.nodes.iter().filter(|n| n.context.id != owner && n.context.is_alive());
+        let best = others().find(|n| suits(&n.context)).or_else(|| others().next());
+        best.or_else(|| self.nodes.first()).ok_or(ShadowError::UnknownNode)
+    }
+
+    /// What a node of this process last said of its replica of a book.
+    pub fn replica(&self, on: &NodeId, symbol: &Symbol) -> Option<Arc<BookStatus>> {
+        self.nodes.iter().find(|n| n.context.id == *on)?.context.status(symbol)
     }
 
     fn node_of(&self, symbol: &Symbol) -> Option<&RunningNode> {

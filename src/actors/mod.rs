@@ -20,6 +20,7 @@ pub mod registry;
 pub mod retention;
 pub mod router;
 pub mod session;
+pub mod shadows;
 mod waiters;
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ impl Moves {
         let failed = |why: &str| Some(Event::ShadowFailed { why: why.to_owned() });
         let Some(node) = self.node(&plan.to) else { return failed("the target is gone") };
         let (done, started) = oneshot::channel();
-        if node.send(Follow { symbol: plan.symbol, done }).await.is_err() {
+        if node.send(Follow { symbol: plan.symbol, from: None, done }).await.is_err() {
             return failed("the target is gone");
         }
         match started.await {

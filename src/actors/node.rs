@@ -23,6 +23,8 @@ use super::recovery::{self, Found};
 use super::retention::Retention;
 use crate::clock::thread_cpu_ns;
 use crate::domain::{NodeId, Offset, Seq, Symbol};
+use crate::engine::Book;
+use crate::migration::snapshot::Snapshot;
 use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotStore;
 use crate::wire::{BadRecord, Keyring};
@@ -286,11 +288,13 @@ pub struct TakeSnapshot {
     pub done: oneshot::Sender<Result<Saved, CutError>>,
 }
 
-/// Starts a shadow: newest snapshot, then the log. Answered with its status, or with why not.
+/// Starts a shadow: a snapshot, then the log. Answered with its status, or with why not.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct Follow {
     pub symbol: Symbol,
+    /// `None`: the newest in the store. One that was given must have been [verified](super::shadows).
+    pub from: Option<Box<Snapshot<Book>>>,
     pub done: oneshot::Sender<Result<Arc<BookStatus>, String>>,
 }
 
@@ -420,6 +424,7 @@ impl NodeSupervisor {
     fn follow(
         &mut self,
         symbol: Symbol,
+        from: Option<Box<Snapshot<Book>>>,
         done: oneshot::Sender<Result<Arc<BookStatus>, String>>,
         ctx: &mut Context<Self>,
     ) {
@@ -429,7 +434,7 @@ impl NodeSupervisor {
             return;
         }
         let node = Arc::clone(&self.node);
-        let work = async move { prepare(&node, symbol).await };
+        let work = async move { prepare(&node, symbol, from).await };
         ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, _| {
             let result = match prepared {
                 Ok((found, known_durable)) if supervisor.wanted.contains(&symbol) => {
@@ -540,7 +545,7 @@ impl NodeSupervisor {
         status.count_restart();
         metrics::counter!("hotbook_book_restarts_total").increment(1);
         let node = Arc::clone(&self.node);
-        let work = async move { prepare(&node, symbol).await };
+        let work = async move { prepare(&node, symbol, None).await };
         ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, ctx| match prepared {
             Ok((found, known_durable)) => supervisor.reattach(&status, found, known_durable),
             Err(e) => {
@@ -566,9 +571,16 @@ impl NodeSupervisor {
     }
 }
 
-async fn prepare(node: &NodeContext, symbol: Symbol) -> anyhow::Result<(Found, Seq)> {
+async fn prepare(
+    node: &NodeContext,
+    symbol: Symbol,
+    given: Option<Box<Snapshot<Book>>>,
+) -> anyhow::Result<(Found, Seq)> {
     let entry = node.catalogue.get(&symbol).ok_or_else(|| anyhow::anyhow!("symbol is not in the catalogue"))?;
-    let found = recovery::find(&*node.snapshots, entry).await?;
+    let found = match given {
+        Some(snapshot) => Found { entry, snapshot: Some(snapshot), owned: None },
+        None => recovery::find(&*node.snapshots, entry).await?,
+    };
     let known = recovery::high_water(&*node.log, entry.partition, found.events_from()).await?;
     Ok((found, known.get(&symbol).copied().unwrap_or_default()))
 }
@@ -620,8 +632,8 @@ impl Handler<BookDied> for NodeSupervisor {
 impl Handler<Follow> for NodeSupervisor {
     type Result = ();
 
-    fn handle(&mut self, Follow { symbol, done }: Follow, ctx: &mut Self::Context) {
-        self.follow(symbol, done, ctx);
+    fn handle(&mut self, Follow { symbol, from, done }: Follow, ctx: &mut Self::Context) {
+        self.follow(symbol, from, done, ctx);
     }
 }
 

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod decimal;
 pub mod edge;
 pub mod error;
+pub mod grpc;
 pub mod market;
 pub mod migrations;
 pub mod openapi;

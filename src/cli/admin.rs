@@ -1,11 +1,16 @@
 //! `admin`: what operators ask and order, over HTTP.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use awc::http::Method;
 use clap::Subcommand;
 use serde_json::{Value, json};
+
+use crate::clock;
+use crate::config;
+use crate::wire::rpc::RpcKey;
 
 const WITHIN: Duration = Duration::from_secs(30);
 /// How often a move is looked at while it is waited for.
@@ -55,6 +60,12 @@ pub enum Verb {
     Resume { symbol: String },
     /// Lists a symbol with the defaults.
     ListSymbol { symbol: String },
+    /// Makes a token for one gRPC call, good for a minute, from HOTBOOK_CLUSTER_SECRET or the settings file.
+    GrpcToken {
+        /// Settings file (TOML).
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
 }
 
 struct Server<'a> {
@@ -144,10 +155,17 @@ fn show(args: &AdminArgs, answer: &Value) {
     }
 }
 
+fn grpc_token(config: Option<&Path>) -> anyhow::Result<String> {
+    let config = config::load(config, std::env::vars(), Default::default())?;
+    let secret = config.cluster_secret.context("no cluster_secret (HOTBOOK_CLUSTER_SECRET) is configured")?;
+    Ok(RpcKey::from_secret(secret.as_bytes()).token(clock::now()))
+}
+
 async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
     let server = Server { url: &args.url, token: token(args).await? };
     let post = async |path: String, body: Value| server.call(Method::POST, &path, Some(body)).await;
     match &args.verb {
+        Verb::GrpcToken { .. } => bail!("a token is made here, not asked for"),
         Verb::Nodes => server.call(Method::GET, "/admin/nodes", None).await,
         Verb::Books => server.call(Method::GET, "/admin/books", None).await,
         Verb::Routes => server.call(Method::GET, "/admin/routes", None).await,
@@ -173,6 +191,10 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
 /// # Errors
 /// The server's code and message; a move that did not complete.
 pub fn run(args: &AdminArgs) -> anyhow::Result<()> {
+    if let Verb::GrpcToken { config } = &args.verb {
+        println!("{}", grpc_token(config.as_deref())?);
+        return Ok(());
+    }
     let answer = actix_rt::System::new().block_on(ask(args))?;
     show(args, &answer);
     match (&args.verb, answer["status"].as_str()) {

@@ -68,9 +68,12 @@ pub struct ServeArgs {
     /// Lists a few symbols and runs a gentle synthetic flow.
     #[arg(long)]
     demo: bool,
-    /// HTTP port; 0 takes a free one.
+    /// HTTP port; 0 takes a free one, for gRPC too unless that is named.
     #[arg(long)]
     http_port: Option<u16>,
+    /// gRPC port; 0 takes a free one.
+    #[arg(long)]
+    grpc_port: Option<u16>,
 }
 
 impl ServeArgs {
@@ -85,6 +88,9 @@ impl ServeArgs {
         }
         if let Some(port) = self.http_port {
             flags.insert("http_port".into(), Value::from(port));
+        }
+        if let Some(port) = self.grpc_port {
+            flags.insert("grpc_port".into(), Value::from(port));
         }
         if let Some(data) = &self.data {
             flags.insert("data_dir".into(), Value::from(data.to_string_lossy().into_owned()));

@@ -12,12 +12,14 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::demo;
 use crate::actors::exchange::{Exchange, ExchangeConfig};
+use crate::api::grpc::{self, GrpcServer};
 use crate::api::schema::random_bytes;
 use crate::api::server::{self, Server};
-use crate::config::Config;
+use crate::config::{Config, GRPC_PORT};
 use crate::domain::Symbol;
 use crate::ports::identity::Identity;
 use crate::ports::identity::hs256::Hs256;
+use crate::wire::rpc::RpcKey;
 
 /// How often readiness is looked at while starting.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -26,6 +28,8 @@ const READY_POLL: Duration = Duration::from_millis(10);
 pub struct Running {
     pub exchange: Arc<Exchange>,
     pub server: Server,
+    /// `None`: its usual port is another program's.
+    pub grpc: Option<GrpcServer>,
 }
 
 impl Running {
@@ -46,7 +50,8 @@ impl Running {
         let server = server::start(config, Arc::clone(&exchange), router, identity)
             .await
             .with_context(|| format!("cannot listen on {}:{}", config.http_host, config.http_port))?;
-        Ok(Self { exchange, server })
+        let grpc = start_grpc(config, &exchange).await?;
+        Ok(Self { exchange, server, grpc })
     }
 
     /// Returns once every book trades.
@@ -59,7 +64,26 @@ impl Running {
     /// Says goodbye to clients, then snapshots every changed book and closes the log.
     pub async fn stop(self) {
         self.server.stop().await;
+        if let Some(grpc) = self.grpc {
+            grpc.stop().await;
+        }
         self.exchange.shutdown().await;
+    }
+}
+
+/// Nobody is kept from trading on one machine because another program has the usual gRPC port; one that was asked for
+/// must be had.
+async fn start_grpc(config: &Config, exchange: &Arc<Exchange>) -> Result<Option<GrpcServer>> {
+    let key = config.cluster_secret.as_ref().map(|secret| RpcKey::from_secret(secret.as_bytes()));
+    match grpc::start(&config.grpc_host, config.grpc_port, exchange, key).await {
+        Ok(server) => Ok(Some(server)),
+        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && config.grpc_port == GRPC_PORT => {
+            tracing::warn!(port = GRPC_PORT, "another program has the gRPC port: no gRPC here (set GRPC_PORT)");
+            Ok(None)
+        }
+        Err(e) => {
+            Err(e).with_context(|| format!("cannot listen for gRPC on {}:{}", config.grpc_host, config.grpc_port))
+        }
     }
 }
 
@@ -171,6 +195,7 @@ fn banner(config: &Config, running: &Running) -> String {
         format!("  page       http://{at}/"),
         format!("  API        http://{at}/docs"),
         format!("  websocket  ws://{at}/ws"),
+        format!("  grpc       {}", running.grpc.as_ref().map_or("off".into(), |g| g.address.to_string())),
         format!("  data       {} ({books} books, nodes: {})", config.data_dir.display(), config.nodes),
         "  accounts   not checked: the account step admits every order in this version".into(),
     ];

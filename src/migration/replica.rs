@@ -454,6 +454,14 @@ impl<M: Machine> Replica<M> {
         })
     }
 
+    /// Whether a snapshot holds exactly this state: for whoever was given one and has replayed the log up to it.
+    pub fn is_state_of(&self, given: &Snapshot<M>) -> bool {
+        (self.symbol, self.offset, self.outbox.seqs(), self.epoch(), self.owner, self.clock)
+            == (given.symbol, given.offset, given.seqs, given.epoch, given.owner, given.clock)
+            && self.nonces.to_vec() == given.nonces
+            && self.machine.digest() == given.machine.digest()
+    }
+
     /// The next record that it will look at.
     pub fn offset(&self) -> Offset {
         self.offset

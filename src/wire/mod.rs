@@ -3,6 +3,7 @@
 pub mod control;
 pub mod events;
 pub mod orders;
+pub mod rpc;
 
 use crate::domain::{Command, Symbol};
 pub use control::{Control, Keyring};

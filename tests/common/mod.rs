@@ -36,6 +36,7 @@ impl TestServer {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let mut config = Config {
             http_port: 0,
+            grpc_port: 0,
             http_workers: 1,
             partitions: 4,
             book_threads_per_node: 1,
