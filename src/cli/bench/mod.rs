@@ -3,8 +3,10 @@
 pub mod actor;
 pub mod baseline;
 pub mod engine;
+mod load;
 pub mod migration;
 pub mod order_entry;
+pub mod recovery;
 pub mod scale;
 
 use clap::Subcommand;
@@ -27,6 +29,8 @@ pub enum BenchAction {
     OrderEntry(order_entry::OrderEntryArgs),
     /// Pause of a move under load, over book sizes, beside one durable append.
     Migration(migration::MigrationArgs),
+    /// A node dies with its books: how long until each trades again, beside reading the same snapshots and log alone.
+    Recovery(recovery::RecoveryArgs),
     /// Many symbols on one node: memory per idle book, time to start.
     Scale(scale::ScaleArgs),
     /// The baseline server that `order-entry` starts.
@@ -44,6 +48,7 @@ pub fn run(action: BenchAction) -> anyhow::Result<()> {
         BenchAction::Actor(args) => actor::run(args),
         BenchAction::OrderEntry(args) => order_entry::run(args),
         BenchAction::Migration(args) => migration::run(&args),
+        BenchAction::Recovery(args) => recovery::run(&args),
         BenchAction::Scale(args) => scale::run(args),
         BenchAction::BaselineServer(args) => baseline::run(args),
     }
