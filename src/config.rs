@@ -43,6 +43,8 @@ pub struct Config {
     pub slow_consumer_s: u64,
     pub snapshot_every_s: u64,
     pub snapshot_every_records: u64,
+    /// Writes the JSON topics `fills`, `trades`, `depth` and `order_status` beside `events`.
+    pub projector: bool,
     /// Above so many records behind, a symbol takes no new orders.
     pub lag_records_max: u64,
     /// Development only: CPU time that each command of a symbol costs on top, in microseconds.
@@ -78,6 +80,7 @@ impl Default for Config {
             slow_consumer_s: 10,
             snapshot_every_s: 10,
             snapshot_every_records: 100_000,
+            projector: false,
             lag_records_max: 100_000,
             dev_command_cost_us: BTreeMap::new(),
             jwt_secret: None,

@@ -17,6 +17,7 @@ use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
 use super::moves::{self, Moves, MovesParts};
 use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
 use super::peers::Peers;
+use super::projector::{self, ProjectorParts};
 use super::recovery::{self, Found};
 use super::retention::Retention;
 use super::shadows::{self, Restored, ShadowError, Source};
@@ -27,6 +28,7 @@ use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol}
 use crate::migration::handover::{Cause, Deadlines};
 use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
+use crate::ports::routes::Holder;
 use crate::ports::snapshots::folder::FolderSnapshots;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire::{Control, Keyring};
@@ -59,6 +61,8 @@ pub struct ExchangeConfig {
     pub lag_records_max: u64,
     /// Signs control records.
     pub cluster_secret: Vec<u8>,
+    /// Whether this process writes the derived topics of the partitions whose lease it gets.
+    pub projector: bool,
     /// Development only: CPU time that each command of a symbol is made to cost.
     pub dev_command_cost_us: HashMap<Symbol, u64>,
 }
@@ -76,6 +80,7 @@ impl Default for ExchangeConfig {
             events_retention_hours: 24,
             lag_records_max: 50_000,
             cluster_secret: Vec::new(),
+            projector: false,
             dev_command_cost_us: HashMap::new(),
         }
     }
@@ -186,6 +191,14 @@ impl Exchange {
             limits: GatewayLimits { lag_records_max: config.lag_records_max, ..GatewayLimits::default() },
         })
         .await?;
+        if config.projector {
+            projector::start(ProjectorParts {
+                log: Arc::clone(&log),
+                routes: Arc::clone(gateway.routes()),
+                mirrors: Arc::clone(gateway.mirrors()),
+                holder: Holder { node: ids[0], incarnation: gateway.incarnation() },
+            });
+        }
         let retention = Arc::new(Retention::new(Duration::from_secs(config.events_retention_hours * 3_600)));
         let known = known_durable(&*log, &found).await?;
         let ends = order_ends(&*log).await?;

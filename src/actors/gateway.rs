@@ -242,7 +242,7 @@ impl Gateway {
         }
     }
 
-    pub fn mirrors(&self) -> &Mirrors {
+    pub fn mirrors(&self) -> &Arc<Mirrors> {
         &self.mirrors
     }
 

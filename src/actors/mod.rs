@@ -15,6 +15,7 @@ pub mod moves;
 pub mod node;
 pub mod pause;
 pub mod peers;
+pub mod projector;
 pub mod recovery;
 pub mod registry;
 pub mod retention;

@@ -1,6 +1,7 @@
 //! What crosses a process boundary in binary: order records, control records, events records.
 
 pub mod control;
+pub mod derived;
 pub mod events;
 pub mod orders;
 pub mod rpc;

@@ -15,7 +15,7 @@ use futures_util::future::BoxFuture;
 
 use crate::domain::{Micros, Offset};
 
-/// The topics of the embedded exchange. `Symbols` is compacted: of each key the newest record is kept.
+/// The topics of the exchange. `Symbols` is compacted: of each key the newest record is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Topic {
@@ -25,10 +25,26 @@ pub enum Topic {
     Symbols = 2,
     /// Keyed `partition:offset` of the offending record; one partition.
     DeadLetters = 3,
+    /// These four are what the projector makes of `events`, in JSON; see `wire::derived`.
+    Fills = 4,
+    Trades = 5,
+    Depth = 6,
+    OrderStatus = 7,
 }
 
 impl Topic {
-    pub const ALL: [Self; 4] = [Self::Orders, Self::Events, Self::Symbols, Self::DeadLetters];
+    pub const ALL: [Self; 8] = [
+        Self::Orders,
+        Self::Events,
+        Self::Symbols,
+        Self::DeadLetters,
+        Self::Fills,
+        Self::Trades,
+        Self::Depth,
+        Self::OrderStatus,
+    ];
+    /// The derived topics, in the order of [`Classes::EACH`](crate::domain::Classes::EACH).
+    pub const DERIVED: [Self; 4] = [Self::Fills, Self::Trades, Self::Depth, Self::OrderStatus];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -36,6 +52,10 @@ impl Topic {
             Self::Events => "events",
             Self::Symbols => "symbols",
             Self::DeadLetters => "orders-dead-letter",
+            Self::Fills => "fills",
+            Self::Trades => "trades",
+            Self::Depth => "depth",
+            Self::OrderStatus => "order_status",
         }
     }
 
@@ -45,7 +65,7 @@ impl Topic {
 
     /// Whether it has as many partitions as `orders`; the others have one.
     pub fn is_partitioned(self) -> bool {
-        matches!(self, Self::Orders | Self::Events)
+        !matches!(self, Self::Symbols | Self::DeadLetters)
     }
 }
 

@@ -77,6 +77,9 @@ impl Shared {
             Topic::Events => n + of.partition as usize,
             Topic::Symbols => 2 * n,
             Topic::DeadLetters => 2 * n + 1,
+            Topic::Fills | Topic::Trades | Topic::Depth | Topic::OrderStatus => {
+                2 * n + 2 + (of.topic as usize - Topic::Fills as usize) * n + of.partition as usize
+            }
         })
     }
 
