@@ -11,11 +11,54 @@ pub fn now() -> Micros {
 
 /// CPU time of the calling thread, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
-    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: `t` is a valid place for the answer, which is all the call writes to.
-    let failed = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut t) };
-    if failed != 0 {
-        return 0;
+    read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
+}
+
+/// The CPU clock of one thread, which any other may read.
+#[derive(Debug, Clone, Copy)]
+pub struct ThreadClock(libc::clockid_t);
+
+impl ThreadClock {
+    /// Of the calling thread; `None` where threads have no such clock.
+    pub fn of_this_thread() -> Option<Self> {
+        let mut id = 0;
+        // SAFETY: the thread is the calling one and so alive, and `id` is a valid place for the answer.
+        let failed = unsafe { libc::pthread_getcpuclockid(libc::pthread_self(), &raw mut id) };
+        (failed == 0).then_some(Self(id))
     }
-    t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64
+
+    /// CPU time so far, in nanoseconds; `None` once the thread has ended.
+    pub fn cpu_ns(self) -> Option<u64> {
+        read(self.0)
+    }
+}
+
+fn read(clock: libc::clockid_t) -> Option<u64> {
+    let mut t = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `t` is a valid place for the answer, which is all the call writes to; an unknown clock is an error.
+    let failed = unsafe { libc::clock_gettime(clock, &raw mut t) };
+    (failed == 0).then(|| t.tv_sec as u64 * 1_000_000_000 + t.tv_nsec as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threads_clock_is_read_by_others_and_ends_with_it() {
+        let (tell, clock) = std::sync::mpsc::channel();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            while thread_cpu_ns() < 2_000_000 {
+                std::hint::spin_loop();
+            }
+            tell.send(ThreadClock::of_this_thread().unwrap()).unwrap();
+            wait.recv().unwrap();
+        });
+        let clock = clock.recv().unwrap();
+        assert!(clock.cpu_ns().unwrap() >= 2_000_000);
+        go.send(()).unwrap();
+        thread.join().unwrap();
+        assert_eq!(clock.cpu_ns(), None);
+    }
 }

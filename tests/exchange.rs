@@ -155,7 +155,7 @@ async fn listings_go_to_the_emptiest_node() {
     for n in 0..9 {
         exchange.list(symbol(&format!("S{n}")), plain()).await.unwrap();
     }
-    assert_eq!(exchange.nodes().iter().map(|n| n.books).collect::<Vec<_>>(), [3, 3, 3]);
+    assert_eq!(exchange.fleet().views().iter().map(|n| n.books).collect::<Vec<_>>(), [3, 3, 3]);
     exchange.shutdown().await;
 }
 

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use embedded::*;
 use futures_util::future::join_all;
-use hotbook::actors::exchange::{DrainError, Exchange, ExchangeConfig};
+use hotbook::actors::exchange::{Exchange, ExchangeConfig};
+use hotbook::actors::fleet::DrainError;
 use hotbook::actors::moves::MoveError;
 use hotbook::cli::audit;
 use hotbook::domain::{Command, Epoch, NodeId, Side};
@@ -160,7 +161,7 @@ async fn what_cannot_be_moved_is_refused_with_its_reason() {
     assert_eq!(exchange.moves().abort(MoveId(99)), None);
     assert_eq!(ended(&exchange, id).await.status, MoveStatus::Completed);
     assert_eq!(exchange.moves().abort(id), Some(Err(AbortError::Ended)));
-    assert_eq!(exchange.drain(&node(9)), Err(DrainError::UnknownNode));
+    assert_eq!(exchange.fleet().drain(&node(9)), Err(DrainError::UnknownNode));
     exchange.shutdown().await;
 }
 
@@ -195,7 +196,7 @@ async fn a_dead_nodes_books_trade_again_elsewhere() {
     let exchange = three_nodes(folder.path(), &names).await;
     let load = Load::on(&exchange, &names, 3);
     until("some orders are answered", || load.answered() > 500).await;
-    exchange.crash_node(&node(1));
+    exchange.fleet().crash(&node(1));
     let active = |name: &str| {
         let book = exchange.directory().get(&symbol(name)).unwrap();
         book.node() != node(1) && book.is_active()
@@ -205,7 +206,7 @@ async fn a_dead_nodes_books_trade_again_elsewhere() {
     until("orders go on", || load.answered() > then + 500).await;
     load.stop().await;
     judge(&exchange, folder.path(), &names).await;
-    assert_eq!(exchange.nodes()[0].status, "DOWN");
+    assert_eq!(exchange.fleet().views()[0].status, "DOWN");
     assert_eq!(exchange.moves().begin(symbol("AAA"), node(1), Cause::Operator), Err(MoveError::NodeDown));
     exchange.shutdown().await;
 }
@@ -225,7 +226,7 @@ async fn a_crash_at_any_step_of_a_move_loses_nothing() {
                 tokio::task::yield_now().await;
             }
             let met = at();
-            exchange.crash_node(&node(victim));
+            exchange.fleet().crash(&node(victim));
             until("the book trades on a living node", || {
                 let book = exchange.directory().get(&symbol("AAA")).unwrap();
                 book.is_active() && book.node() != node(victim)
@@ -252,14 +253,14 @@ async fn a_drained_node_gives_its_books_away_and_gets_no_new_ones() {
     let names = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
     let exchange = three_nodes(folder.path(), &names).await;
     let load = Load::on(&exchange, &names, 2);
-    assert_eq!(exchange.drain(&node(1)), Ok(2));
-    until("the node is empty", || exchange.nodes()[0].books == 0).await;
+    assert_eq!(exchange.fleet().drain(&node(1)), Ok(2));
+    until("the node is empty", || exchange.fleet().views()[0].books == 0).await;
     exchange.list(symbol("GGG"), plain()).await.unwrap();
-    assert_eq!(exchange.nodes().iter().map(|n| n.books).sum::<usize>(), 7);
-    assert_eq!(exchange.nodes()[0].books, 0);
+    assert_eq!(exchange.fleet().views().iter().map(|n| n.books).sum::<usize>(), 7);
+    assert_eq!(exchange.fleet().views()[0].books, 0);
     load.stop().await;
     judge(&exchange, folder.path(), &names).await;
-    assert_eq!(exchange.nodes()[0].status, "DRAINING");
+    assert_eq!(exchange.fleet().views()[0].status, "DRAINING");
     tokio::time::sleep(Duration::ZERO).await;
     exchange.shutdown().await;
 }

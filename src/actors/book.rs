@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use actix::prelude::*;
 use bytes::Bytes;
@@ -15,7 +16,7 @@ use super::directory::{BookStatus, Report};
 use super::node::{BookDied, NodeContext};
 use super::peers::{Milestone, What};
 use super::recovery;
-use crate::clock::thread_cpu_ns;
+use crate::clock::{self, thread_cpu_ns};
 use crate::domain::{Command, Epoch, Input, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
 use crate::migration::replica::{Effect, Mode, Replica, Sealed};
@@ -43,6 +44,8 @@ pub struct Deliver {
     pub through: Offset,
     /// CPU time that the feed spent to decode it.
     pub decode_ns: u64,
+    /// When it was put into the mailbox.
+    pub sent_at: Instant,
     /// `None` only for the empty batch that moves an idle book's offset.
     pub permit: Option<OwnedSemaphorePermit>,
 }
@@ -238,11 +241,12 @@ impl BookActor {
         }
         let inputs = batch.inputs.split_off(records);
         let through = std::mem::replace(&mut batch.through, inputs[0].offset);
-        Some(Deliver { inputs, through, decode_ns: 0, permit: batch.permit.take() })
+        Some(Deliver { inputs, through, decode_ns: 0, sent_at: batch.sent_at, permit: batch.permit.take() })
     }
 
     fn apply(&mut self, batch: Deliver, ctx: &mut Context<Self>) {
         let started = thread_cpu_ns();
+        self.status.waited(batch.sent_at.elapsed().as_micros() as u64);
         let records = batch.inputs.len() as u64;
         let mut inputs = &batch.inputs[..];
         if self.replica.is_none() {
@@ -316,6 +320,9 @@ impl BookActor {
         }
         match mode {
             Mode::Active => {
+                if matches!(was.0, Mode::Hold(_)) {
+                    self.status.set_moved_at(clock::now());
+                }
                 self.node.directory.claim(&self.status);
                 tell(What::Active { epoch, parked: self.parked });
             }
@@ -414,8 +421,7 @@ impl BookActor {
             return;
         }
         if let Some(cut) = self.cut.take() {
-            let store = Arc::clone(&self.node.snapshots);
-            actix::spawn(save(store, cut));
+            actix::spawn(save(Arc::clone(&self.node), Arc::clone(&self.status), cut));
         }
     }
 
@@ -430,9 +436,10 @@ impl BookActor {
         if let Some((_, position)) = met.filter(|(met, _)| *met <= seq) {
             self.events_position = self.events_position.max(position);
         }
-        let started = std::time::Instant::now();
+        let (started, cpu_ns) = (Instant::now(), thread_cpu_ns());
         let snapshot = self.replica.as_ref().and_then(|r| r.cut(self.events_position));
         let stall_us = started.elapsed().as_micros() as u64;
+        self.status.spent(thread_cpu_ns() - cpu_ns);
         match snapshot {
             None => _ = done.send(Err(CutError::NotActive)),
             Some(snapshot) => self.cut = Some(PendingCut { snapshot, stall_us, done }),
@@ -442,10 +449,19 @@ impl BookActor {
 }
 
 /// Encodes and writes a snapshot, away from the book's thread.
-async fn save(store: Arc<dyn crate::ports::snapshots::SnapshotStore>, cut: PendingCut) {
-    let PendingCut { snapshot, stall_us, done } = cut;
+async fn save(node: Arc<NodeContext>, status: Arc<BookStatus>, cut: PendingCut) {
+    let (PendingCut { snapshot, stall_us, done }, store) = (cut, Arc::clone(&node.snapshots));
     let (key, events_position) = (snapshot.key(), snapshot.events_position);
-    let encoded = tokio::task::spawn_blocking(move || snapshot.encode()).await;
+    let encode = move || {
+        let started = thread_cpu_ns();
+        let encoded = snapshot.encode();
+        // That thread is not the node's own.
+        let spent = thread_cpu_ns() - started;
+        status.spent(spent);
+        node.spent.elsewhere(spent);
+        encoded
+    };
+    let encoded = tokio::task::spawn_blocking(encode).await;
     let result = match encoded {
         Ok(Ok(content)) => {
             let bytes = content.len();
@@ -510,6 +526,7 @@ impl Handler<Published> for BookActor {
     fn handle(&mut self, published: Published, ctx: &mut Self::Context) {
         match published.result {
             Ok(()) => {
+                let started = thread_cpu_ns();
                 if let Some(replica) = &mut self.replica {
                     replica.acked(published.through, &mut self.effects);
                 }
@@ -519,6 +536,7 @@ impl Handler<Published> for BookActor {
                 if has_sealed || !self.status.is_caught_up() {
                     self.report(0, 0);
                 }
+                self.status.spent(thread_cpu_ns() - started);
             }
             // HANDOVER rule 11: the session is over, and this replica with it.
             Err(e) => {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
-use crate::domain::{Digest, Epoch, NodeId, Offset, Seq, Symbol};
+use crate::domain::{Digest, Epoch, Micros, NodeId, Offset, Seq, Symbol};
 
 /// All books of the process.
 #[derive(Debug, Default)]
@@ -83,8 +83,11 @@ pub struct BookStatus {
     offset: AtomicU64,
     busy_ns: AtomicU64,
     restarts: AtomicU64,
+    waited_us_max: AtomicU64,
+    moved_at: AtomicU64,
     rate_milli: AtomicU64,
     busy_ppm: AtomicU64,
+    waiting_us: AtomicU64,
 }
 
 /// What the book actor reports after a batch.
@@ -122,8 +125,11 @@ impl BookStatus {
             offset: zero(),
             busy_ns: zero(),
             restarts: zero(),
+            waited_us_max: zero(),
+            moved_at: zero(),
             rate_milli: zero(),
             busy_ppm: zero(),
+            waiting_us: zero(),
         }
     }
 
@@ -214,6 +220,16 @@ impl BookStatus {
         self.busy_ppm.load(Ordering::Acquire) as f64 / 1_000_000.0
     }
 
+    /// The longest that a batch of the last window waited in the mailbox, in microseconds.
+    pub fn waiting_us(&self) -> u64 {
+        self.waiting_us.load(Ordering::Acquire)
+    }
+
+    /// When it took over here from another node.
+    pub fn moved_at(&self) -> Option<Micros> {
+        Some(Micros(self.moved_at.load(Ordering::Acquire))).filter(|at| at.0 > 0)
+    }
+
     pub fn state_digest(&self) -> Digest {
         self.digests.read().0
     }
@@ -282,7 +298,22 @@ impl BookStatus {
         self.restarts.fetch_add(1, Ordering::AcqRel);
     }
 
+    /// CPU time that was spent for it beside its batches.
+    pub(super) fn spent(&self, busy_ns: u64) {
+        self.busy_ns.fetch_add(busy_ns, Ordering::AcqRel);
+    }
+
+    /// A batch has waited so long in the mailbox.
+    pub(super) fn waited(&self, us: u64) {
+        self.waited_us_max.fetch_max(us, Ordering::AcqRel);
+    }
+
+    pub(super) fn set_moved_at(&self, at: Micros) {
+        self.moved_at.store(at.0, Ordering::Release);
+    }
+
     pub(super) fn set_load(&self, rate: f64, busy: f64) {
+        self.waiting_us.store(self.waited_us_max.swap(0, Ordering::AcqRel), Ordering::Release);
         self.rate_milli.store((rate * 1_000.0) as u64, Ordering::Release);
         self.busy_ppm.store((busy * 1_000_000.0) as u64, Ordering::Release);
     }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -13,6 +12,7 @@ use tokio::sync::oneshot;
 use super::book::{CutError, Pump, Saved};
 use super::catalogue::{Catalogue, Entry};
 use super::directory::{BookStatus, Directory};
+use super::fleet::{Fleet, RunningNode};
 use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
 use super::moves::{self, Moves, MovesParts};
 use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
@@ -21,14 +21,16 @@ use super::projector::{self, ProjectorParts};
 use super::recovery::{self, Found};
 use super::retention::Retention;
 use super::shadows::{self, Restored, ShadowError, Source};
-use crate::clock;
+use super::supervisor::{Supervisor, SupervisorParts};
+use crate::clock::{self, ThreadClock};
 use crate::domain::command::Listing;
 use crate::domain::control::Fence;
 use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
-use crate::migration::handover::{Cause, Deadlines};
+use crate::migration::handover::Deadlines;
 use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
-use crate::ports::routes::Holder;
+use crate::ports::routes::local::LocalRoutes;
+use crate::ports::routes::{Addresses, Holder, Routes};
 use crate::ports::snapshots::folder::FolderSnapshots;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire::{Control, Keyring};
@@ -63,6 +65,10 @@ pub struct ExchangeConfig {
     pub cluster_secret: Vec<u8>,
     /// Whether this process writes the derived topics of the partitions whose lease it gets.
     pub projector: bool,
+    /// How long load is measured before it counts.
+    pub load_window_ms: u64,
+    /// The budget of each node, in cores; 0 = all cores, divided among the nodes, and 1 at least.
+    pub node_cores: f64,
     /// Development only: CPU time that each command of a symbol is made to cost.
     pub dev_command_cost_us: HashMap<Symbol, u64>,
 }
@@ -81,6 +87,8 @@ impl Default for ExchangeConfig {
             lag_records_max: 50_000,
             cluster_secret: Vec::new(),
             projector: false,
+            load_window_ms: 1_000,
+            node_cores: 0.0,
             dev_command_cost_us: HashMap::new(),
         }
     }
@@ -118,33 +126,6 @@ pub enum ControlError {
     OutcomeUnknown,
 }
 
-/// Why a node cannot be drained.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum DrainError {
-    #[error("there is no such node")]
-    UnknownNode,
-    #[error("there is no other node to take its books")]
-    LastNode,
-}
-
-/// A node as the administrator sees it.
-#[derive(Debug, Clone, serde::Serialize)]
-pub struct NodeView {
-    pub id: NodeId,
-    /// Fraction of its cores in use.
-    pub load: f64,
-    pub books: usize,
-    /// `ACTIVE`, `STARTING` while it catches up, `DRAINING` while its books leave, `DOWN`.
-    pub status: &'static str,
-}
-
-struct RunningNode {
-    context: Arc<NodeContext>,
-    supervisor: Addr<NodeSupervisor>,
-    arbiters: parking_lot::Mutex<Vec<Arbiter>>,
-    draining: AtomicBool,
-}
-
 /// Everything of one process, composed.
 pub struct Exchange {
     log: Arc<dyn Log>,
@@ -154,7 +135,7 @@ pub struct Exchange {
     catalogue: Arc<Catalogue>,
     directory: Arc<Directory>,
     gateway: Arc<Gateway>,
-    nodes: Vec<RunningNode>,
+    fleet: Arc<Fleet>,
     /// Held while a symbol is entered into the catalogue.
     listing: tokio::sync::Mutex<()>,
     moves: Arc<Moves>,
@@ -166,6 +147,14 @@ impl Exchange {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: ExchangeConfig) -> Result<Arc<Self>, StartError> {
+        Self::start_with(config, Arc::new(LocalRoutes::default())).await
+    }
+
+    /// As [`Self::start`], with a route table of one's own.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_with(config: ExchangeConfig, routes: Arc<dyn Routes>) -> Result<Arc<Self>, StartError> {
         if config.nodes == 0 || config.nodes > 64 {
             return Err(StartError::Nodes);
         }
@@ -188,6 +177,7 @@ impl Exchange {
             snapshots: Arc::clone(&snapshots),
             directory: Arc::clone(&directory),
             keyring: Arc::clone(&keyring),
+            routes,
             limits: GatewayLimits { lag_records_max: config.lag_records_max, ..GatewayLimits::default() },
         })
         .await?;
@@ -207,11 +197,12 @@ impl Exchange {
             // A node that the newest snapshot names may owe the owner a Sealed.
             let (mine, others): (Vec<Found>, Vec<Found>) =
                 found.iter().cloned().partition(|f| f.owner() == *id || f.owner_at_snapshot() == *id);
-            let (mut threads, mut arbiters) = (Vec::new(), Vec::new());
+            let (mut threads, mut arbiters, mut clocks) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..threads_per_node(&config) {
-                let (arbiter, pump) = book_thread().await?;
+                let (arbiter, pump, clock) = book_thread().await?;
                 threads.push((arbiter.handle(), pump));
                 arbiters.push(arbiter);
+                clocks.push(clock);
             }
             let context = Arc::new(NodeContext::new(NodeParts {
                 id: *id,
@@ -228,12 +219,12 @@ impl Exchange {
                 settings: node_settings(&config),
                 threads,
             })?);
+            clocks.into_iter().for_each(|clock| context.spent.count_book_thread(clock));
             let arbiter = Arbiter::new();
             peers.enter(&context);
             let supervisor = start_node(&arbiter, &context, mine, others, known.clone(), ends.clone()).await?;
-            arbiters.push(arbiter);
-            let (arbiters, draining) = (parking_lot::Mutex::new(arbiters), AtomicBool::new(false));
-            nodes.push(RunningNode { context, supervisor, arbiters, draining });
+            arbiters.insert(0, arbiter);
+            nodes.push(RunningNode::new(context, supervisor, arbiters));
         }
         let moves = Arc::new(Moves::new(MovesParts {
             log: Arc::clone(&log),
@@ -242,6 +233,7 @@ impl Exchange {
             directory: Arc::clone(&directory),
             peers,
             routes: Arc::clone(gateway.routes()),
+            arbiter: Arbiter::current(),
             deadlines: Deadlines::default(),
         }));
         for node in &nodes {
@@ -249,10 +241,18 @@ impl Exchange {
         }
         actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&directory)));
         let listing = tokio::sync::Mutex::new(());
-        let this =
-            Arc::new(Self { log, snapshots, admin, keyring, catalogue, directory, gateway, nodes, listing, moves });
-        actix::spawn(supervise(Arc::downgrade(&this)));
-        Ok(this)
+        let fleet = Arc::new(Fleet::new(nodes, Arc::clone(&directory), Arc::clone(&moves)));
+        actix::spawn(look_after_books(Arc::downgrade(&fleet)));
+        for node in fleet.all() {
+            node.start_beside_feeds(Supervisor::new(SupervisorParts {
+                node: Arc::clone(&node.context),
+                fleet: Arc::downgrade(&fleet),
+                routes: Arc::clone(gateway.routes()),
+                addresses: Addresses::default(),
+                window: Duration::from_millis(config.load_window_ms),
+            }));
+        }
+        Ok(Arc::new(Self { log, snapshots, admin, keyring, catalogue, directory, gateway, fleet, listing, moves }))
     }
 
     /// Moves of books, under way and ended.
@@ -260,59 +260,9 @@ impl Exchange {
         &self.moves
     }
 
-    /// Moves all books of a node to the others, and gives it none from now on. Returns at once with the number of
-    /// books that are still to leave.
-    ///
-    /// # Errors
-    /// [`DrainError`].
-    pub fn drain(&self, id: &NodeId) -> Result<usize, DrainError> {
-        let node = self.nodes.iter().find(|n| n.context.id == *id).ok_or(DrainError::UnknownNode)?;
-        if !self.nodes.iter().any(|n| n.context.id != *id && n.takes_books()) {
-            return Err(DrainError::LastNode);
-        }
-        node.draining.store(true, Ordering::Release);
-        self.look_after_books();
-        Ok(node.context.book_count())
-    }
-
-    /// One look at every book: those of dead and draining nodes are moved to whoever has the fewest.
-    fn look_after_books(&self) {
-        let leaving: Vec<(NodeId, Cause)> = self
-            .nodes
-            .iter()
-            .filter(|n| !n.takes_books())
-            .map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }))
-            .collect();
-        if leaving.is_empty() {
-            return;
-        }
-        let books = self.directory.all();
-        let mut counts: Vec<(usize, NodeId)> = self
-            .nodes
-            .iter()
-            .filter(|n| n.takes_books())
-            .map(|n| (books.iter().filter(|b| b.owner() == n.context.id).count(), n.context.id))
-            .collect();
-        for book in books {
-            let cause = leaving.iter().find(|(id, _)| *id == book.owner()).map(|(_, cause)| *cause);
-            let (Some(cause), Some(emptiest)) = (cause, counts.iter_mut().min()) else { continue };
-            // Refused while it is being moved already: looked at again.
-            if self.moves.begin(book.symbol, emptiest.1, cause).is_ok() {
-                emptiest.0 += 1;
-            }
-        }
-    }
-
-    /// Ends a node as a loss of power would: its threads and books are gone, and of what it had sent to the log and
-    /// not got acknowledged a prefix lands. For fault tests.
-    pub fn crash_node(&self, id: &NodeId) {
-        if let Some(node) = self.nodes.iter().find(|n| n.context.id == *id) {
-            tracing::warn!(node = %id, "node crashes on demand");
-            node.context.die();
-            for arbiter in node.arbiters.lock().drain(..) {
-                arbiter.stop();
-            }
-        }
+    /// The nodes of the process.
+    pub fn fleet(&self) -> &Arc<Fleet> {
+        &self.fleet
     }
 
     pub fn gateway(&self) -> &Arc<Gateway> {
@@ -368,8 +318,7 @@ impl Exchange {
         let entries = self.catalogue.all();
         let owner = |e: &Entry| self.directory.get(&e.symbol).map_or(e.owner, |b| b.owner());
         let books = |id: &NodeId| entries.iter().filter(|e| owner(e) == *id).count();
-        let ids = self.nodes.iter().filter(|n| n.takes_books()).map(|n| n.context.id);
-        ids.min_by_key(books).unwrap_or(self.nodes[0].context.id)
+        self.fleet.open_ids().min_by_key(books).unwrap_or(self.fleet.all()[0].context.id)
     }
 
     /// Stops trading in a symbol; cancels still pass.
@@ -421,7 +370,7 @@ impl Exchange {
     /// # Errors
     /// [`CutError`].
     pub async fn snapshot(&self, symbol: Symbol) -> Result<Saved, CutError> {
-        let node = self.node_of(&symbol).ok_or(CutError::NotActive)?;
+        let node = self.fleet.node_of(&symbol).ok_or(CutError::NotActive)?;
         let (done, saved) = oneshot::channel();
         node.supervisor.send(TakeSnapshot { symbol, done }).await.map_err(|_| CutError::NotActive)?;
         saved.await.unwrap_or(Err(CutError::NotActive))
@@ -459,53 +408,38 @@ impl Exchange {
         suits: impl Fn(&NodeContext) -> bool,
     ) -> Result<&RunningNode, ShadowError> {
         if let Some(id) = named {
-            return self.nodes.iter().find(|n| n.context.id == id).ok_or(ShadowError::UnknownNode);
+            return self.fleet.get(&id).ok_or(ShadowError::UnknownNode);
         }
         let owner = self.directory.get(symbol).ok_or(ShadowError::UnknownSymbol)?.owner();
-        let others = || self.nodes.iter().filter(|n| n.context.id != owner && n.context.is_alive());
+        let others = || self.fleet.all().iter().filter(|n| n.context.id != owner && n.context.is_alive());
         let best = others().find(|n| suits(&n.context)).or_else(|| others().next());
-        best.or_else(|| self.nodes.first()).ok_or(ShadowError::UnknownNode)
+        best.or_else(|| self.fleet.all().first()).ok_or(ShadowError::UnknownNode)
     }
 
     /// What a node of this process last said of its replica of a book.
     pub fn replica(&self, on: &NodeId, symbol: &Symbol) -> Option<Arc<BookStatus>> {
-        self.nodes.iter().find(|n| n.context.id == *on)?.context.status(symbol)
-    }
-
-    fn node_of(&self, symbol: &Symbol) -> Option<&RunningNode> {
-        let owner = self.directory.get(symbol)?.node();
-        self.nodes.iter().find(|n| n.context.id == owner)
+        self.fleet.get(on)?.context.status(symbol)
     }
 
     /// Makes a book panic as an engine bug would. For fault tests.
     pub async fn crash_book(&self, symbol: Symbol) {
-        if let Some(node) = self.node_of(&symbol) {
+        if let Some(node) = self.fleet.node_of(&symbol) {
             _ = node.supervisor.send(CrashBook { symbol }).await;
         }
-    }
-
-    pub fn nodes(&self) -> Vec<NodeView> {
-        let view = |n: &RunningNode| NodeView {
-            id: n.context.id,
-            load: n.context.load(),
-            books: n.context.book_count(),
-            status: n.status(),
-        };
-        self.nodes.iter().map(view).collect()
     }
 
     /// Whether every book trades, what the log held at start is published, and the mirrors show it.
     pub fn is_ready(&self) -> bool {
         let mirrors = self.gateway.mirrors();
         let shows = |b: &BookStatus| mirrors.last_seq(&b.symbol) >= Some(b.level_seq());
-        self.nodes.iter().all(|n| !n.context.is_alive() || n.context.is_level())
+        self.fleet.all().iter().all(|n| !n.context.is_alive() || n.context.is_level())
             && self.directory.all().iter().all(|b| b.is_active() && b.is_caught_up() && shows(b))
             && self.gateway.is_level()
     }
 
     /// Snapshots every book that has changed and closes the log. New orders must have stopped.
     pub async fn shutdown(&self) {
-        for node in &self.nodes {
+        for node in self.fleet.all() {
             node.context.stop();
         }
         let books = self.directory.all();
@@ -520,32 +454,15 @@ impl Exchange {
         if let Err(e) = self.log.close().await {
             tracing::error!(error = %e, "log did not close cleanly");
         }
-        for arbiter in self.nodes.iter().flat_map(|n| std::mem::take(&mut *n.arbiters.lock())) {
-            arbiter.stop();
-        }
-    }
-}
-
-impl RunningNode {
-    fn takes_books(&self) -> bool {
-        self.context.is_alive() && !self.draining.load(Ordering::Acquire)
-    }
-
-    fn status(&self) -> &'static str {
-        match (self.context.is_alive(), self.draining.load(Ordering::Acquire), self.context.is_level()) {
-            (false, ..) => "DOWN",
-            (true, true, _) => "DRAINING",
-            (true, false, true) => "ACTIVE",
-            (true, false, false) => "STARTING",
-        }
+        self.fleet.end();
     }
 }
 
 /// Looks after the books for as long as the exchange is there.
-async fn supervise(exchange: Weak<Exchange>) {
-    while let Some(exchange) = exchange.upgrade() {
-        exchange.look_after_books();
-        drop(exchange);
+async fn look_after_books(fleet: Weak<Fleet>) {
+    while let Some(fleet) = fleet.upgrade() {
+        fleet.look_after_books();
+        drop(fleet);
         tokio::time::sleep(LOOK_AFTER_BOOKS).await;
     }
 }
@@ -590,16 +507,17 @@ fn node_settings(config: &ExchangeConfig) -> NodeSettings {
         snapshot_every: Duration::from_secs(config.snapshot_every_s),
         snapshot_every_records: config.snapshot_every_records,
         snapshots_per_second_max: config.snapshots_per_second_max,
-        cores: (cores() / config.nodes).max(1) as f64,
+        cores: if config.node_cores > 0.0 { config.node_cores } else { (cores() / config.nodes).max(1) as f64 },
         dev_command_cost_us: config.dev_command_cost_us.clone(),
     }
 }
 
-async fn book_thread() -> Result<(Arbiter, Pump), StartError> {
+async fn book_thread() -> Result<(Arbiter, Pump, Option<ThreadClock>), StartError> {
     let arbiter = Arbiter::new();
     let (tx, rx) = oneshot::channel();
-    arbiter.spawn_fn(move || _ = tx.send(Pump::start()));
-    Ok((arbiter, rx.await.map_err(|_| StartError::Thread)?))
+    arbiter.spawn_fn(move || _ = tx.send((Pump::start(), ThreadClock::of_this_thread())));
+    let (pump, clock) = rx.await.map_err(|_| StartError::Thread)?;
+    Ok((arbiter, pump, clock))
 }
 
 async fn start_node(
@@ -616,7 +534,10 @@ async fn start_node(
     for f in others {
         foreign.entry(f.entry.partition).or_default().push(f.entry.symbol);
     }
-    arbiter.spawn_fn(move || _ = tx.send(NodeSupervisor::start_node(&node, found, &foreign, &known, &ends)));
+    arbiter.spawn_fn(move || {
+        node.spent.count_feed_thread(ThreadClock::of_this_thread());
+        _ = tx.send(NodeSupervisor::start_node(&node, found, &foreign, &known, &ends));
+    });
     rx.await.map_err(|_| StartError::Thread)
 }
 

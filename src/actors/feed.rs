@@ -7,6 +7,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -22,7 +23,7 @@ use crate::wire::{self, BadRecord};
 /// Records of one read: 4,096 x about 250 bytes = 1 MiB.
 const READ_RECORDS_MAX: usize = 4_096;
 /// How long to wait before reading again after the log gave an error.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(200);
+const RETRY: Duration = Duration::from_millis(200);
 
 /// Connects a book: its actor, and the first record that it needs.
 #[derive(Message)]
@@ -132,6 +133,7 @@ impl FeedActor {
     /// Sorts a read's records by book and hands them on.
     fn take(&mut self, records: &[Record], ctx: &mut Context<Self>) {
         let Some(last) = records.last() else { return };
+        self.node.spent.read(self.from.partition, records.len() as u64);
         for record in records {
             self.sort(record, ctx);
         }
@@ -257,6 +259,7 @@ impl FeedActor {
     fn hand_on(&mut self, symbol: &Symbol, run: Run, through: Offset, ctx: &mut Context<Self>) {
         let Some(link) = self.links.get_mut(symbol) else { return };
         let mut decode_ns = run.decode_ns;
+        self.node.spent.decoded(decode_ns);
         let mut inputs = run.inputs;
         while !inputs.is_empty() {
             let rest = if inputs.len() > BATCH_RECORDS_MAX { inputs.split_off(BATCH_RECORDS_MAX) } else { Vec::new() };
@@ -272,7 +275,7 @@ impl FeedActor {
                 self.run_cursor(*symbol, ctx);
                 return;
             };
-            let batch = Deliver { inputs, through: upto, decode_ns, permit: Some(permit) };
+            let batch = Deliver { inputs, through: upto, decode_ns, sent_at: Instant::now(), permit: Some(permit) };
             if !link.send(batch) {
                 return;
             }
@@ -288,7 +291,8 @@ impl FeedActor {
         if cursor >= self.next {
             link.reach = Reach::Level;
             link.status.set_detached(false);
-            let level = Deliver { inputs: Vec::new(), through: self.next, decode_ns: 0, permit: None };
+            let level =
+                Deliver { inputs: Vec::new(), through: self.next, decode_ns: 0, sent_at: Instant::now(), permit: None };
             link.send(level);
             tracing::debug!(%symbol, offset = %self.next, "book is level again");
             return;
@@ -321,6 +325,7 @@ impl FeedActor {
         }
         match result {
             Ok((records, permits)) => {
+                self.node.spent.read(self.from.partition, records.len() as u64);
                 self.hand_on_detached(symbol, &records, permits);
                 self.run_cursor(symbol, ctx);
             }
@@ -350,10 +355,12 @@ impl FeedActor {
         *met -= counted;
         link.status.met(inputs.len() as u64 - counted);
         let mut decode_ns = thread_cpu_ns() - started;
+        self.node.spent.decoded(decode_ns);
         for permit in permits {
             let rest = if inputs.len() > BATCH_RECORDS_MAX { inputs.split_off(BATCH_RECORDS_MAX) } else { Vec::new() };
             let upto = rest.first().map_or(through, |next| next.offset);
-            if !link.send(Deliver { inputs, through: upto, decode_ns, permit: Some(permit) }) {
+            let sent_at = Instant::now();
+            if !link.send(Deliver { inputs, through: upto, decode_ns, sent_at, permit: Some(permit) }) {
                 return;
             }
             decode_ns = 0;
@@ -366,7 +373,7 @@ impl FeedActor {
         for link in self.links.values_mut() {
             // Behind what was handed on before, in the same mailbox: so the position is true also for a busy book.
             if matches!(link.reach, Reach::Level) && link.status.offset() < through {
-                link.send(Deliver { inputs: Vec::new(), through, decode_ns: 0, permit: None });
+                link.send(Deliver { inputs: Vec::new(), through, decode_ns: 0, sent_at: Instant::now(), permit: None });
             }
         }
     }

@@ -16,7 +16,7 @@ use super::router::{Refusal, RouterCore, RouterParts};
 use super::waiters::Waiters;
 use crate::domain::{Origin, Output, Symbol, UserId};
 use crate::ports::log::{Log, LogError};
-use crate::ports::routes::{Routes, local::LocalRoutes};
+use crate::ports::routes::Routes;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire::Keyring;
 
@@ -115,6 +115,7 @@ pub struct GatewayParts {
     pub snapshots: Arc<dyn SnapshotStore>,
     pub directory: Arc<Directory>,
     pub keyring: Arc<Keyring>,
+    pub routes: Arc<dyn Routes>,
     pub limits: GatewayLimits,
 }
 
@@ -155,13 +156,12 @@ impl Gateway {
     }
 
     pub(super) async fn start_from(parts: GatewayParts, starts: Vec<Start>) -> Result<Arc<Self>, GatewayError> {
-        let GatewayParts { log, directory, keyring, limits, .. } = parts;
+        let GatewayParts { log, directory, keyring, routes, limits, .. } = parts;
         let incarnation = random_incarnation()?;
         let mirrors = Arc::new(Mirrors::default());
         let connections = Arc::new(Connections::new(incarnation, limits.subscriptions_per_connection_max));
         let waiters = Arc::new(Waiters::new(limits.answers_waiting_max));
         let positions = Arc::new(EventPositions::default());
-        let routes: Arc<dyn Routes> = Arc::new(LocalRoutes::default());
         let level = Arc::new(AtomicBool::new(false));
         let egress = EgressParts {
             log: Arc::clone(&log),

@@ -23,6 +23,7 @@ use crate::domain::{
 };
 use crate::ports::log::embedded::EmbeddedLog;
 use crate::ports::log::{Log, NewRecord, Record, Session, SessionOptions, Topic, TopicPartition, partition_of};
+use crate::ports::routes::local::LocalRoutes;
 use crate::ports::snapshots::{SnapshotKey, SnapshotStore, SnapshotStoreError};
 use crate::wire::{self, Keyring, events};
 
@@ -132,6 +133,7 @@ impl Bench {
             snapshots: Arc::new(NoSnapshots),
             directory: Arc::clone(&self.directory),
             keyring: Arc::new(Keyring::from_secret(b"s")),
+            routes: Arc::new(LocalRoutes::default()),
             limits,
         };
         Gateway::start_from(parts, starts).await.unwrap()

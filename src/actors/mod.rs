@@ -8,7 +8,9 @@ pub mod directory;
 pub mod egress;
 pub mod exchange;
 pub mod feed;
+pub mod fleet;
 pub mod gateway;
+pub mod load;
 pub mod market_data;
 pub mod mirror;
 pub mod moves;
@@ -22,6 +24,7 @@ pub mod retention;
 pub mod router;
 pub mod session;
 pub mod shadows;
+pub mod supervisor;
 mod waiters;
 
 #[cfg(test)]

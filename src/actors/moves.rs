@@ -60,6 +60,8 @@ pub struct MovesParts {
     pub directory: Arc<Directory>,
     pub peers: Arc<Peers>,
     pub routes: Arc<dyn Routes>,
+    /// The thread on which moves are carried out: not a node's, which may die.
+    pub arbiter: ArbiterHandle,
     pub deadlines: Deadlines,
 }
 
@@ -129,7 +131,7 @@ impl Moves {
         Some(Ok(()))
     }
 
-    /// Begins to move a book. Must be called inside an actix system.
+    /// Begins to move a book. May be called from any thread.
     ///
     /// # Errors
     /// [`MoveError`]: nothing was begun.
@@ -171,7 +173,9 @@ impl Moves {
         let milestones = self.parts.peers.listen();
         let drive =
             Drive { moves: Arc::clone(self), plan, status, shadow: Arc::default(), events, begun: clock::now() };
-        actix::spawn(drive.run(coordinator, actions, milestones, results, aborted));
+        self.parts
+            .arbiter
+            .spawn_fn(move || _ = actix::spawn(drive.run(coordinator, actions, milestones, results, aborted)));
         Ok(id)
     }
 

@@ -1,7 +1,7 @@
 //! A node: its books, their threads, and the supervisor that keeps them running.
 //!
 //! The supervisor sees a dead book (an engine bug's panic, a lost session) and rebuilds it from snapshot and log; one
-//! book's death stops no other. Once a second it measures load and takes the snapshots that are due.
+//! book's death stops no other. Once a second it takes the snapshots that are due.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -18,18 +18,19 @@ use super::catalogue::Catalogue;
 use super::directory::{BookStatus, Directory};
 use super::egress::EventPositions;
 use super::feed::{AdvanceIdle, Attach, Detach, FeedActor};
+use super::load::Spent;
 use super::peers::Peers;
 use super::recovery::{self, Found};
 use super::retention::Retention;
-use crate::clock::thread_cpu_ns;
-use crate::domain::{NodeId, Offset, Seq, Symbol};
+use crate::clock::{self, thread_cpu_ns};
+use crate::domain::{Micros, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
 use crate::migration::snapshot::Snapshot;
 use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotStore;
 use crate::wire::{BadRecord, Keyring};
 
-/// How often load is measured and snapshots are thought about.
+/// How often snapshots are thought about.
 const TICK: Duration = Duration::from_secs(1);
 /// How often idle books are told how far their partition has come.
 const ADVANCE_EVERY_TICKS: u64 = 10;
@@ -57,6 +58,17 @@ pub struct NodeSettings {
     pub dev_command_cost_us: HashMap<Symbol, u64>,
 }
 
+/// What a node cost in its last window.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct NodeLoad {
+    /// Fraction of its budget.
+    pub load: f64,
+    /// When the window ended.
+    pub measured_at: Micros,
+    /// Per partition, in cores, beside the books.
+    pub fetch: Vec<(u32, f64)>,
+}
+
 /// What the actors of a node share.
 pub struct NodeContext {
     pub id: NodeId,
@@ -72,13 +84,17 @@ pub struct NodeContext {
     pub retention: Arc<Retention>,
     pub peers: Arc<Peers>,
     pub settings: NodeSettings,
+    /// CPU time that its threads spend.
+    pub spent: Spent,
+    /// When this life of the node began, in microseconds UTC.
+    pub incarnation: u64,
     session: RwLock<Arc<dyn Session>>,
     threads: Vec<(ArbiterHandle, Pump)>,
     next_thread: AtomicUsize,
     books: RwLock<HashMap<Symbol, LocalReplica>>,
     supervisor: OnceLock<Addr<NodeSupervisor>>,
     level_feeds: AtomicU64,
-    load_ppm: AtomicU64,
+    load: RwLock<NodeLoad>,
     stopping: AtomicBool,
     dead: AtomicBool,
 }
@@ -111,6 +127,7 @@ impl NodeContext {
     /// When the log takes no session.
     pub fn new(parts: NodeParts) -> Result<Self, crate::ports::log::LogError> {
         let session = parts.log.open_session(session_options(&parts.id))?;
+        let spent = Spent::new(parts.log.partitions());
         Ok(Self {
             id: parts.id,
             index: parts.index,
@@ -124,13 +141,15 @@ impl NodeContext {
             retention: parts.retention,
             peers: parts.peers,
             settings: parts.settings,
+            spent,
+            incarnation: clock::now().0,
             session: RwLock::new(session),
             threads: parts.threads,
             next_thread: AtomicUsize::new(0),
             books: RwLock::default(),
             supervisor: OnceLock::new(),
             level_feeds: AtomicU64::new(0),
-            load_ppm: AtomicU64::new(0),
+            load: RwLock::default(),
             stopping: AtomicBool::new(false),
             dead: AtomicBool::new(false),
         })
@@ -160,7 +179,8 @@ impl NodeContext {
         self.books.read().get(symbol).map(|(_, status)| Arc::clone(status))
     }
 
-    fn statuses(&self) -> Vec<Arc<BookStatus>> {
+    /// The statuses of all its replicas.
+    pub fn statuses(&self) -> Vec<Arc<BookStatus>> {
         self.books.read().values().map(|(_, status)| Arc::clone(status)).collect()
     }
 
@@ -169,6 +189,12 @@ impl NodeContext {
         self.stop();
         self.dead.store(true, Ordering::Release);
         self.session().abort();
+    }
+
+    /// Ends in order: it owns nothing and owes nothing.
+    pub fn end(&self) {
+        self.stop();
+        self.dead.store(true, Ordering::Release);
     }
 
     pub fn is_alive(&self) -> bool {
@@ -231,9 +257,13 @@ impl NodeContext {
         self.level_feeds.load(Ordering::Acquire) >= u64::from(self.log.partitions())
     }
 
-    /// Fraction of the node's cores in use.
-    pub fn load(&self) -> f64 {
-        self.load_ppm.load(Ordering::Acquire) as f64 / 1_000_000.0
+    /// What the last window cost.
+    pub fn load(&self) -> NodeLoad {
+        self.load.read().clone()
+    }
+
+    pub(super) fn set_load(&self, load: NodeLoad) {
+        *self.load.write() = load;
     }
 
     /// Books that it owns.
@@ -306,10 +336,8 @@ pub struct LetGo {
     pub done: oneshot::Sender<()>,
 }
 
-/// What was last measured or saved of a book.
+/// What was last saved of a book, and how often it died.
 struct Watch {
-    applied: u64,
-    busy_ns: u64,
     saved_applied: u64,
     saved_offset: Offset,
     saved_at: Instant,
@@ -317,15 +345,8 @@ struct Watch {
 }
 
 impl Watch {
-    fn new(book: &BookStatus) -> Self {
-        Self {
-            applied: book.applied(),
-            busy_ns: book.busy_ns(),
-            saved_applied: 0,
-            saved_offset: Offset(0),
-            saved_at: Instant::now(),
-            deaths: Vec::new(),
-        }
+    fn new() -> Self {
+        Self { saved_applied: 0, saved_offset: Offset(0), saved_at: Instant::now(), deaths: Vec::new() }
     }
 
     fn snapshot_is_due(&self, book: &BookStatus, settings: &NodeSettings) -> bool {
@@ -347,7 +368,6 @@ pub struct NodeSupervisor {
     /// Snapshots in progress.
     saving: Arc<Semaphore>,
     ticks: u64,
-    measured_at: Instant,
 }
 
 /// Snapshots of one node that may be encoded and written at once.
@@ -383,7 +403,6 @@ impl NodeSupervisor {
             wanted: HashSet::new(),
             saving: Arc::new(Semaphore::new(SAVING_MAX)),
             ticks: 0,
-            measured_at: Instant::now(),
         };
         let addr = supervisor.start();
         _ = node.supervisor.set(addr.clone());
@@ -453,7 +472,6 @@ impl NodeSupervisor {
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.ticks += 1;
         let books = self.my_books();
-        self.measure(&books);
         self.take_due_snapshots(&books, ctx);
         self.sweep(&books);
         if self.ticks.is_multiple_of(ADVANCE_EVERY_TICKS) {
@@ -463,29 +481,14 @@ impl NodeSupervisor {
         }
     }
 
-    fn measure(&mut self, books: &[Arc<BookStatus>]) {
-        let elapsed = self.measured_at.elapsed();
-        self.measured_at = Instant::now();
-        let mut total_ns = 0;
-        for book in books {
-            let watch = self.watches.entry(book.symbol).or_insert_with(|| Watch::new(book));
-            let (applied, busy_ns) = (book.applied(), book.busy_ns());
-            let (records, spent) = (applied - watch.applied.min(applied), busy_ns - watch.busy_ns.min(busy_ns));
-            (watch.applied, watch.busy_ns) = (applied, busy_ns);
-            total_ns += spent;
-            book.set_load(records as f64 / elapsed.as_secs_f64(), spent as f64 / elapsed.as_nanos() as f64);
-        }
-        let load = total_ns as f64 / elapsed.as_nanos() as f64 / self.node.settings.cores;
-        self.node.load_ppm.store((load * 1_000_000.0) as u64, Ordering::Release);
+    fn snapshot_is_due(&mut self, book: &BookStatus) -> bool {
+        self.watches.entry(book.symbol).or_insert_with(Watch::new).snapshot_is_due(book, &self.node.settings)
     }
 
     fn take_due_snapshots(&mut self, books: &[Arc<BookStatus>], ctx: &mut Context<Self>) {
-        let due: Vec<_> = books
-            .iter()
-            .filter(|b| b.is_active() && self.watches[&b.symbol].snapshot_is_due(b, &self.node.settings))
-            .take(self.node.settings.snapshots_per_second_max)
-            .map(|b| b.symbol)
-            .collect();
+        let wanted = self.node.settings.snapshots_per_second_max;
+        let due = books.iter().filter(|b| b.is_active() && self.snapshot_is_due(b)).take(wanted);
+        let due: Vec<_> = due.map(|b| b.symbol).collect();
         for symbol in due {
             let (done, saved) = oneshot::channel();
             self.begin_snapshot(symbol, done, ctx);
@@ -511,7 +514,7 @@ impl NodeSupervisor {
             _ = done.send(Err(CutError::NotActive));
             return;
         };
-        let watch = self.watches.entry(symbol).or_insert_with(|| Watch::new(&status));
+        let watch = self.watches.entry(symbol).or_insert_with(Watch::new);
         (watch.saved_applied, watch.saved_at, watch.saved_offset) = (status.applied(), Instant::now(), status.offset());
         let (saving, store, retention) =
             (Arc::clone(&self.saving), Arc::clone(&self.node.snapshots), Arc::clone(&self.node.retention));
@@ -534,7 +537,7 @@ impl NodeSupervisor {
     /// Builds a dead book anew, unless it dies too often.
     fn rebuild(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
         let Some(status) = self.node.status(&symbol) else { return };
-        let watch = self.watches.entry(symbol).or_insert_with(|| Watch::new(&status));
+        let watch = self.watches.entry(symbol).or_insert_with(Watch::new);
         watch.deaths.retain(|at| at.elapsed() < RESTART_WINDOW);
         watch.deaths.push(Instant::now());
         if watch.deaths.len() > RESTARTS_MAX {

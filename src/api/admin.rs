@@ -33,7 +33,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 async fn nodes(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
-    Ok(HttpResponse::Ok().json(json!({"nodes": edge.exchange.nodes()})))
+    Ok(HttpResponse::Ok().json(json!({"nodes": edge.exchange.fleet().views()})))
 }
 
 /// A book as operators see it.

@@ -9,7 +9,7 @@ use super::error::{Code, EdgeError};
 use super::rest::{Body, Outcome, bytes};
 use super::schema;
 use super::ws_text::rfc3339;
-use crate::actors::exchange::DrainError;
+use crate::actors::fleet::DrainError;
 use crate::actors::moves::MoveError;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::{Cause, MoveId, MoveRecord, MoveStatus, Step};
@@ -140,7 +140,7 @@ async fn abort(edge: Shared, request: HttpRequest, path: web::Path<String>) -> O
 async fn drain(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
     edge.admin(&request)?;
     let id = node_id(&path)?;
-    let books = edge.exchange.drain(&id).map_err(|e| {
+    let books = edge.exchange.fleet().drain(&id).map_err(|e| {
         let code = match e {
             DrainError::UnknownNode => Code::UnknownNode,
             DrainError::LastNode => Code::LastNode,

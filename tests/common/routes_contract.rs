@@ -51,12 +51,22 @@ pub fn holder(name: &str, incarnation: u64) -> Holder {
 
 /// With numbers that a text in between must not round.
 pub fn beat(name: &str, incarnation: u64, load: f64) -> Heartbeat {
-    let book = BookLoad { symbol: symbol("TSLA"), partition: 3, rate: 1_234.5, busy: 0.25, lag: 7, waiting_us: 12 };
+    let book = BookLoad {
+        symbol: symbol("TSLA"),
+        partition: 3,
+        rate: 1_234.5,
+        busy: 0.25,
+        lag: 7,
+        waiting_us: 12,
+        orders: 1_000,
+        moved_at: Some(1_700_000_000_000_009),
+    };
     Heartbeat {
         node: node(name),
         incarnation,
         addresses: Addresses { http: Some("127.0.0.1:8080".into()), peer: None },
         status: NodeStatus::Active,
+        measured_at: 1_700_000_000_000_007,
         load,
         cores: 1.5,
         books: 17,

@@ -140,7 +140,7 @@ async fn through_the_mailbox(batches: Vec<(Symbol, Vec<Input<Command>>)>, warm: 
         let permit = Some(Arc::clone(permits).acquire_owned().await?);
         let through = inputs.last().map_or(Offset(0), |i| i.offset.next());
         #[allow(clippy::disallowed_methods)] // bounded by the permit
-        book.do_send(Deliver { inputs, through, decode_ns: 0, permit });
+        book.do_send(Deliver { inputs, through, decode_ns: 0, sent_at: std::time::Instant::now(), permit });
     }
     drain(&books).await?;
     let spent = cpu_of(&arbiter).await? - started;

@@ -106,8 +106,13 @@ pub struct BookLoad {
     pub busy: f64,
     /// Records that its node has met in the log and the book has not applied yet.
     pub lag: u64,
-    /// How long the oldest batch in its mailbox has waited, in microseconds.
+    /// The longest that a batch of the window waited in its mailbox, in microseconds.
     pub waiting_us: u64,
+    /// Resting orders.
+    pub orders: u64,
+    /// When it took over here from another node, in microseconds UTC.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub moved_at: Option<u64>,
 }
 
 /// What a partition of `orders` costs a node beside its books: fetching it, and skipping what is not its own.
@@ -126,6 +131,8 @@ pub struct Heartbeat {
     pub incarnation: u64,
     pub addresses: Addresses,
     pub status: NodeStatus,
+    /// When the window of the figures below ended, in microseconds UTC: the same window may be said twice.
+    pub measured_at: u64,
     /// CPU time of its feed, book and publish threads, as a fraction of `cores`.
     pub load: f64,
     /// Its budget, in cores.

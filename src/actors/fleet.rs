@@ -1,0 +1,210 @@
+//! The nodes of the process: which take books, which give theirs away, and how one ends.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use actix::prelude::*;
+
+use super::directory::Directory;
+use super::moves::Moves;
+use super::node::{NodeContext, NodeSupervisor};
+use crate::domain::{NodeId, Symbol};
+use crate::migration::handover::Cause;
+use crate::ports::routes::NodeStatus;
+
+/// Why a node cannot be drained or stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DrainError {
+    #[error("there is no such node")]
+    UnknownNode,
+    #[error("there is no other node to take its books")]
+    LastNode,
+}
+
+/// A node as the administrator sees it.
+#[derive(Debug, Clone, serde::Serialize)]
+pub struct NodeView {
+    pub id: NodeId,
+    /// Fraction of its budget in use.
+    pub load: f64,
+    pub books: usize,
+    /// `ACTIVE`, `STARTING` while it catches up, `DRAINING` while its books leave and after, `STOPPED` once they have
+    /// left a node that was told to end, `DOWN` when it died.
+    pub status: &'static str,
+}
+
+/// One node of the process.
+pub struct RunningNode {
+    pub context: Arc<NodeContext>,
+    pub supervisor: Addr<NodeSupervisor>,
+    /// First its feeds', then those of its books.
+    arbiters: parking_lot::Mutex<Vec<Arbiter>>,
+    draining: AtomicBool,
+    /// It ends as soon as its books have left.
+    leaving: AtomicBool,
+}
+
+impl RunningNode {
+    /// `arbiters`: its threads, which end with it.
+    pub fn new(context: Arc<NodeContext>, supervisor: Addr<NodeSupervisor>, arbiters: Vec<Arbiter>) -> Self {
+        let (draining, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { context, supervisor, arbiters: parking_lot::Mutex::new(arbiters), draining, leaving }
+    }
+
+    /// Starts an actor on the node's first thread: it ends with the node.
+    pub(super) fn start_beside_feeds<A: Actor<Context = Context<A>> + Send>(&self, actor: A) -> Option<Addr<A>> {
+        self.arbiters.lock().first().map(|thread| A::start_in_arbiter(&thread.handle(), |_| actor))
+    }
+
+    fn takes_books(&self) -> bool {
+        self.context.is_alive() && !self.draining.load(Ordering::Acquire)
+    }
+
+    fn is_leaving(&self) -> bool {
+        self.leaving.load(Ordering::Acquire)
+    }
+
+    /// What it says of itself while it lives.
+    pub(super) fn status(&self) -> NodeStatus {
+        match (self.draining.load(Ordering::Acquire), self.context.is_level()) {
+            (true, _) => NodeStatus::Draining,
+            (false, true) => NodeStatus::Active,
+            (false, false) => NodeStatus::Starting,
+        }
+    }
+
+    fn status_text(&self) -> &'static str {
+        match (self.context.is_alive(), self.is_leaving(), self.status()) {
+            (false, true, _) => "STOPPED",
+            (false, false, _) => "DOWN",
+            (true, _, NodeStatus::Draining) => "DRAINING",
+            (true, _, NodeStatus::Active) => "ACTIVE",
+            (true, _, NodeStatus::Starting) => "STARTING",
+        }
+    }
+
+    /// Nothing is left to do here: no book is owned, nobody is owed anything.
+    fn is_empty(&self) -> bool {
+        self.context.book_count() == 0 && self.context.statuses().iter().all(|b| b.is_idle_shadow())
+    }
+
+    fn end_threads(&self) {
+        for arbiter in self.arbiters.lock().drain(..) {
+            arbiter.stop();
+        }
+    }
+}
+
+/// All nodes of the process.
+pub struct Fleet {
+    nodes: Vec<RunningNode>,
+    directory: Arc<Directory>,
+    moves: Arc<Moves>,
+}
+
+impl Fleet {
+    pub fn new(nodes: Vec<RunningNode>, directory: Arc<Directory>, moves: Arc<Moves>) -> Self {
+        Self { nodes, directory, moves }
+    }
+
+    pub fn all(&self) -> &[RunningNode] {
+        &self.nodes
+    }
+
+    pub fn get(&self, id: &NodeId) -> Option<&RunningNode> {
+        self.nodes.iter().find(|n| n.context.id == *id)
+    }
+
+    /// The node of the process whose replica stands for a symbol's book.
+    pub fn node_of(&self, symbol: &Symbol) -> Option<&RunningNode> {
+        self.get(&self.directory.get(symbol)?.node())
+    }
+
+    /// The nodes that take books.
+    pub fn open_ids(&self) -> impl Iterator<Item = NodeId> {
+        self.nodes.iter().filter(|n| n.takes_books()).map(|n| n.context.id)
+    }
+
+    pub fn views(&self) -> Vec<NodeView> {
+        let view = |n: &RunningNode| NodeView {
+            id: n.context.id,
+            load: if n.context.is_alive() { n.context.load().load } else { 0.0 },
+            books: n.context.book_count(),
+            status: n.status_text(),
+        };
+        self.nodes.iter().map(view).collect()
+    }
+
+    /// Moves all books of a node to the others, and gives it none from now on. Returns at once with the number of
+    /// books that are still to leave.
+    ///
+    /// # Errors
+    /// [`DrainError`].
+    pub fn drain(&self, id: &NodeId) -> Result<usize, DrainError> {
+        let node = self.get(id).ok_or(DrainError::UnknownNode)?;
+        if !self.open_ids().any(|other| other != *id) {
+            return Err(DrainError::LastNode);
+        }
+        node.draining.store(true, Ordering::Release);
+        self.look_after_books();
+        Ok(node.context.book_count())
+    }
+
+    /// Drains a node, and ends it once its last book has left. Returns at once with the number of books that are
+    /// still to leave.
+    ///
+    /// # Errors
+    /// [`DrainError`].
+    pub fn stop(&self, id: &NodeId) -> Result<usize, DrainError> {
+        let books = self.drain(id)?;
+        if let Some(node) = self.get(id) {
+            node.leaving.store(true, Ordering::Release);
+        }
+        Ok(books)
+    }
+
+    /// One look at every book: those of dead and draining nodes are moved to whoever has the fewest. Ends the nodes
+    /// that only waited for that.
+    pub(super) fn look_after_books(&self) {
+        for node in self.nodes.iter().filter(|n| n.is_leaving() && n.context.is_alive() && n.is_empty()) {
+            tracing::info!(node = %node.context.id, "node has given its books away and ends");
+            node.context.end();
+            node.end_threads();
+        }
+        let leaving: Vec<(NodeId, Cause)> = self
+            .nodes
+            .iter()
+            .filter(|n| !n.takes_books())
+            .map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }))
+            .collect();
+        if leaving.is_empty() {
+            return;
+        }
+        let books = self.directory.all();
+        let count = |id: NodeId| (books.iter().filter(|b| b.owner() == id).count(), id);
+        let mut counts: Vec<(usize, NodeId)> = self.open_ids().map(count).collect();
+        for book in &books {
+            let cause = leaving.iter().find(|(id, _)| *id == book.owner()).map(|(_, cause)| *cause);
+            let (Some(cause), Some(emptiest)) = (cause, counts.iter_mut().min()) else { continue };
+            // Refused while it is being moved already: looked at again.
+            if self.moves.begin(book.symbol, emptiest.1, cause).is_ok() {
+                emptiest.0 += 1;
+            }
+        }
+    }
+
+    /// Ends a node as a loss of power would: its threads and books are gone, and of what it had sent to the log and
+    /// not got acknowledged a prefix lands. For fault tests.
+    pub fn crash(&self, id: &NodeId) {
+        if let Some(node) = self.get(id) {
+            tracing::warn!(node = %id, "node crashes on demand");
+            node.context.die();
+            node.end_threads();
+        }
+    }
+
+    /// Ends all threads: the process goes down.
+    pub(super) fn end(&self) {
+        self.nodes.iter().for_each(RunningNode::end_threads);
+    }
+}
