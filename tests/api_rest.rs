@@ -327,12 +327,50 @@ async fn the_description_names_only_what_is_there() {
             assert!(status != 405 && answer["code"] != "not_found", "{method} {path}: {status} {answer}");
         }
     }
-    for page in ["/", "/docs"] {
-        let (status, text) = server.get(page).await;
-        let text = text.as_str().expect("a page");
-        assert_eq!(status, 200);
-        assert!(!text.contains("http://") && !text.contains("https://"), "{page} must work offline");
-    }
     let (_, metrics) = server.get("/metrics").await;
     assert!(metrics.as_str().is_some_and(|m| m.contains("hotbook_books ")), "{metrics}");
+}
+
+#[actix_web::test]
+async fn pages_and_their_parts_come_from_this_server_under_a_strict_policy() {
+    let server = TestServer::start().await;
+    let get = async |path: &str| awc::Client::new().get(server.url(path)).send().await.expect("an answer");
+    for page in ["/", "/ops", "/docs"] {
+        let mut answer = get(page).await;
+        let policy = answer.headers().get("content-security-policy").expect("a policy").to_str().unwrap().to_owned();
+        assert!(policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        let text = String::from_utf8(answer.body().await.unwrap().to_vec()).unwrap();
+        assert!(!text.contains("http://") && !text.contains("https://"), "{page} must work offline");
+        let parts: Vec<&str> = text.split('"').filter(|t| t.starts_with("/assets/")).collect();
+        assert!(parts.len() >= 4, "{page}: {parts:?}");
+        for part in parts {
+            assert_eq!(get(part).await.status(), 200, "{page} needs {part}");
+        }
+    }
+    for nothing in
+        ["/assets/none.js", "/assets/mod.rs", "/assets/..%2fmod.rs", "/assets/..%2f..%2f..%2f..%2fCargo.toml"]
+    {
+        assert_eq!(get(nothing).await.status(), 404, "{nothing}");
+    }
+}
+
+#[actix_web::test]
+async fn the_newest_moves_can_be_asked_for_alone() {
+    let server = TestServer::start_with(|c| c.nodes = 2).await;
+    server.list(&["TSLA"]).await;
+    let admin = server.admin().await;
+    for target in ["n2", "n1", "n2"] {
+        let (status, begun) = admin.post("/admin/migrations", json!({"symbol": "TSLA", "target": target})).await;
+        assert_eq!(status, 202, "{begun}");
+        let path = format!("/admin/migrations/{}", begun["id"]);
+        common::until("the move's end", || admin.get(&path), |(_, m)| m["status"] == "COMPLETED").await;
+    }
+    let ids = async |path: &str| {
+        let (_, said) = admin.get(path).await;
+        said["migrations"].as_array().unwrap().iter().map(|m| m["id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    assert_eq!(ids("/admin/migrations").await, [1, 2, 3]);
+    assert_eq!(ids("/admin/migrations?limit=2").await, [2, 3]);
+    assert_eq!(ids("/admin/migrations?limit=9").await, [1, 2, 3]);
 }

@@ -74,13 +74,22 @@ fn view(record: &MoveRecord) -> MoveOut {
     }
 }
 
-async fn list(edge: Shared, request: HttpRequest) -> Outcome {
+#[derive(Deserialize)]
+struct Amount {
+    /// The newest so many; all that are remembered without it.
+    limit: Option<usize>,
+}
+
+/// Oldest first.
+async fn list(edge: Shared, request: HttpRequest, query: web::Query<Amount>) -> Outcome {
     edge.admin(&request)?;
     #[derive(Serialize)]
     struct Moves {
         migrations: Vec<MoveOut>,
     }
-    let migrations = edge.exchange.moves().all().iter().map(view).collect();
+    let all = edge.exchange.moves().all();
+    let older = all.len().saturating_sub(query.limit.unwrap_or(all.len()));
+    let migrations = all[older..].iter().map(view).collect();
     Ok(HttpResponse::Ok().json(Moves { migrations }))
 }
 

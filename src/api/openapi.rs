@@ -113,7 +113,8 @@ const ADDRESSES: &[Address] = &[
     get("/metrics", Who::Everyone, "Prometheus metrics"),
     get("/openapi.json", Who::Everyone, "This description"),
     get("/docs", Who::Everyone, "This description as a page"),
-    get("/", Who::Everyone, "Start page with live depth"),
+    get("/", Who::Everyone, "Trading page"),
+    get("/ops", Who::Everyone, "Operator's page: nodes, books and moves, live; what it shows needs an admin's token"),
     get("/admin/nodes", Who::Admin, "Nodes with load, books and status"),
     get("/admin/books", Who::Admin, "Books with node, epoch, seq, orders, rate, busy, lag and digests"),
     get("/admin/routes", Who::Admin, "Which node owns which symbol"),
@@ -135,7 +136,10 @@ const ADDRESSES: &[Address] = &[
         responses: &[("202", "`id` of the move, which has begun"), ("409", "already_there, already_moving, node_down")],
         ..post("/admin/migrations", Who::Admin, "Moves a book to another node while it trades")
     },
-    get("/admin/migrations", Who::Admin, "Moves, with their steps, pause and parked commands"),
+    Address {
+        query: &[("limit", "only the newest so many")],
+        ..get("/admin/migrations", Who::Admin, "Moves, oldest first, with their steps, pause and parked commands")
+    },
     get("/admin/migrations/{id}", Who::Admin, "One move"),
     Address {
         method: HttpMethod::Delete,
@@ -178,7 +182,9 @@ fn operation(address: &Address) -> OperationBuilder {
     let tag = match (address.who, address.path) {
         (Who::Admin, _) => "administration",
         (Who::Trader, _) | (_, "/auth/dev-token" | "/ws") => "trading",
-        (_, p) if p.starts_with("/health") || matches!(p, "/metrics" | "/openapi.json" | "/docs" | "/") => "service",
+        (_, p) if p.starts_with("/health") || matches!(p, "/metrics" | "/openapi.json" | "/docs" | "/" | "/ops") => {
+            "service"
+        }
         _ => "market data",
     };
     let mut operation = OperationBuilder::new().tag(tag).summary(Some(address.summary));

@@ -1,10 +1,18 @@
-//! Pages that work offline: the start page, the API's description and its reader.
+//! Pages that work offline: trading, operation, the API's description and its reader.
 
+use actix_web::http::header;
 use actix_web::{HttpResponse, web};
 
 use super::edge::{Edge, Shared};
+use super::error::{Code, EdgeError};
 use super::openapi;
 use crate::actors::directory::BookStatus;
+
+/// A page loads and asks nothing but this server, runs no script that is not a file of ours, makes no markup out of
+/// text, and is shown in no frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+                      require-trusted-types-for 'script'; trusted-types 'none'";
 
 /// The files beside this one.
 #[derive(rust_embed::Embed)]
@@ -14,16 +22,35 @@ struct Files;
 /// Registers the addresses.
 pub fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/").get(|| page("index.html")))
-        .service(web::resource("/docs").get(|| page("docs.html")))
+        .service(web::resource("/").get(|| file("index.html")))
+        .service(web::resource("/ops").get(|| file("ops.html")))
+        .service(web::resource("/docs").get(|| file("docs.html")))
+        .service(web::resource("/assets/{name}").get(async |name: web::Path<String>| file(&name).await))
         .service(web::resource("/openapi.json").get(description))
         .service(web::resource("/metrics").get(metrics));
 }
 
-async fn page(name: &'static str) -> HttpResponse {
-    match Files::get(name) {
-        Some(file) => HttpResponse::Ok().content_type("text/html; charset=utf-8").body(file.data.into_owned()),
-        None => HttpResponse::NotFound().finish(),
+/// A page, or a part of one. A browser asks again each time: a new build shows at once.
+async fn file(name: &str) -> Result<HttpResponse, EdgeError> {
+    let found = Files::get(name).zip(content_type(name)).ok_or_else(|| EdgeError::new(Code::NotFound))?;
+    let (file, content_type) = found;
+    Ok(HttpResponse::Ok()
+        .content_type(content_type)
+        .insert_header((header::CONTENT_SECURITY_POLICY, POLICY))
+        .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .body(file.data.into_owned()))
+}
+
+fn content_type(name: &str) -> Option<&'static str> {
+    let (_, extension) = name.rsplit_once('.')?;
+    match extension {
+        "html" => Some("text/html; charset=utf-8"),
+        "css" => Some("text/css; charset=utf-8"),
+        "js" => Some("text/javascript; charset=utf-8"),
+        "svg" => Some("image/svg+xml"),
+        _ => None,
     }
 }
 
