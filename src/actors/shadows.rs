@@ -144,7 +144,8 @@ pub async fn remove(
 /// Whether the node owns the book by the log, as far as anybody here has read it.
 fn refuse_owner(node: &NodeContext, symbol: &Symbol) -> Result<(), ShadowError> {
     let owns_by = |status: &super::directory::BookStatus| status.owner() == node.id;
-    let mine = node.status(symbol).is_some_and(|status| owns_by(&status));
+    // A replica that has just been started has not said yet who owns the book: it is idle until then.
+    let mine = node.status(symbol).is_some_and(|status| owns_by(&status) && !status.is_idle_shadow());
     let known = node.directory.get(symbol).is_some_and(|status| owns_by(&status));
     if mine || known { Err(ShadowError::Owner { node: node.id }) } else { Ok(()) }
 }
