@@ -1,8 +1,8 @@
 //! The HTTP server: all addresses, the request's id, errors in one form.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use actix::{Actor, Addr, Arbiter};
@@ -28,6 +28,8 @@ const DRAIN_WITHIN: Duration = Duration::from_secs(3);
 /// Requests under way have so long to end, in seconds.
 const STOP_WITHIN_S: u64 = 5;
 const REQUEST_ID_BYTES_MAX: usize = 64;
+/// How often measured values are summed up: between two readings of /metrics they would pile up one by one.
+const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// A running server.
 pub struct Server {
@@ -70,6 +72,7 @@ pub async fn start(
         metrics: recorder(),
         draining: AtomicBool::new(false),
     });
+    actix::spawn(keep_metrics(Arc::downgrade(&edge.clone().into_inner())));
     let data = edge.clone();
     let app = move || {
         App::new()
@@ -112,6 +115,15 @@ impl Server {
         // It may be gone already.
         _ = self.registry.send(StopRegistry).await;
         self.registry_thread.stop();
+    }
+}
+
+/// Sums measured values up for as long as the server is there.
+async fn keep_metrics(edge: Weak<Edge>) {
+    while let Some(edge) = edge.upgrade() {
+        edge.metrics.run_upkeep();
+        drop(edge);
+        tokio::time::sleep(METRICS_UPKEEP).await;
     }
 }
 
