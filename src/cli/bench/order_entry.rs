@@ -2,8 +2,8 @@
 //!
 //! Open loop: orders go out on a fixed schedule whatever the answers do, and time counts from the scheduled moment, so
 //! that a stall is charged to every order it delays. The baseline of the same run is a bare actix WebSocket echo that
-//! makes one (ACK) or two (FILL) durable appends with the same log. Server, baseline and client are processes of their
-//! own or this one.
+//! makes one (ACK) or two (FILL) durable appends with the same log. Server and baselines are processes of their own;
+//! they take turns of a second or two, so that a disk that is slow for a while is slow for all of them.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -17,21 +17,28 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use super::progress;
+
 const SYMBOL: &str = "BENCH";
 const START_WITHIN: Duration = Duration::from_secs(20);
 /// Answers that come later than this after the last order count as lost.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// Share of the run that only warms up.
 const WARM_UP: f64 = 0.1;
+/// Baselines may take so many appends before they answer.
+const APPENDS: [u32; 3] = [0, 1, 2];
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct OrderEntryArgs {
     /// Orders per second.
     #[arg(long, default_value_t = 500)]
     pub rate: u64,
-    /// Seconds per measurement.
-    #[arg(long, default_value_t = 10)]
+    /// Seconds in all for the exchange, and for each baseline.
+    #[arg(long, default_value_t = 12)]
     pub seconds: u64,
+    /// Turns in which those seconds are taken.
+    #[arg(long, default_value_t = 8)]
+    pub turns: u64,
     /// Where the data folders are made; the disk that is measured.
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -95,62 +102,109 @@ async fn connect(url: &str, token: Option<&str>) -> anyhow::Result<Socket> {
     Ok(socket)
 }
 
-/// Latencies of one run, in nanoseconds, by kind of message.
-struct Measured {
-    first: Histogram<u64>,
-    second: Histogram<u64>,
-}
-
 /// Which order a message answers, and whether it is its ACK (0) or FILL (1).
 type Classify = fn(&Value) -> Option<(u64, usize)>;
 
-/// Sends on schedule and collects the answers. `expected`: answers of each kind that must come.
-async fn measure(
-    socket: Socket,
-    orders: u64,
-    rate: u64,
-    make: impl Fn(u64) -> String + Send + 'static,
+/// The exchange or a baseline, and what was measured of it.
+struct Subject {
+    /// Runs as long as this is kept.
+    _server: Running,
+    /// Taken while a turn runs.
+    socket: Option<Socket>,
     classify: Classify,
-    expected: [u64; 2],
-) -> anyhow::Result<Measured> {
-    let (mut tx, mut rx) = socket.split();
-    let began = Instant::now() + Duration::from_millis(50);
-    let due = move |n: u64| began + Duration::from_nanos(n * 1_000_000_000 / rate);
+    /// Answers of each kind to a pair of orders.
+    answers: [u64; 2],
+    /// Nanoseconds, of all turns.
+    took: [Histogram<u64>; 2],
+    /// p99 of each turn.
+    turns: Vec<[u64; 2]>,
+}
+
+impl Subject {
+    async fn baseline(data: &Path, appends: u32) -> anyhow::Result<Self> {
+        let server = Running::start(&["bench", "baseline-server", "--appends", &appends.to_string()], data, true)?;
+        server.listening().await?;
+        let socket = connect(&server.url("ws"), None).await?;
+        Self::new(server, socket, classify_echo, [2, 0])
+    }
+
+    async fn exchange(data: &Path) -> anyhow::Result<Self> {
+        let server = Running::start(&["serve"], data, false)?;
+        server.listening().await?;
+        let url = server.url("http");
+        let login = format!("{url}/auth/dev-token");
+        let dev = post(&login, None, &json!({"user_id": "bench", "roles": ["trader", "admin"]})).await?;
+        let token = dev["token"].as_str().context("no token")?;
+        post(&format!("{url}/admin/instruments"), Some(token), &json!({"symbol": SYMBOL})).await?;
+        let socket = connect(&server.url("ws"), Some(token)).await?;
+        Self::new(server, socket, classify_exchange, [2, 1])
+    }
+
+    fn new(server: Running, socket: Socket, classify: Classify, answers: [u64; 2]) -> anyhow::Result<Self> {
+        let took = [Histogram::new(3)?, Histogram::new(3)?];
+        Ok(Self { _server: server, socket: Some(socket), classify, answers, took, turns: Vec::new() })
+    }
+
+    /// Sends orders `first` and following on schedule and collects the answers.
+    async fn turn(&mut self, first: u64, orders: u64, rate: u64) -> anyhow::Result<()> {
+        let socket = self.socket.take().context("the turn before failed")?;
+        let (tx, mut rx) = socket.split();
+        let began = Instant::now() + Duration::from_millis(20);
+        let due = move |n: u64| began + Duration::from_nanos((n - first) * 1_000_000_000 / rate);
+        let sender = tokio::spawn(send_on_schedule(tx, first..first + orders, due));
+        let expected = self.answers.map(|of_two| orders / 2 * of_two);
+        let mut took = [Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?];
+        let mut seen = [0u64; 2];
+        let warm = first + (orders as f64 * WARM_UP) as u64;
+        let deadline = due(first + orders) + DRAIN_WITHIN;
+        while seen != expected {
+            let message = tokio::time::timeout_at(deadline.into(), rx.next())
+                .await
+                .with_context(|| format!("answers are missing: {seen:?} of {expected:?} came"))?;
+            let text = match message {
+                Some(Ok(Message::Text(text))) => text,
+                // A heartbeat's ping is answered by the library.
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                other => bail!("connection ended: {other:?}"),
+            };
+            let now = Instant::now();
+            let Some((n, kind)) = (self.classify)(&serde_json::from_str(&text)?) else { continue };
+            seen[kind] += 1;
+            if n >= warm {
+                took[kind].record(now.saturating_duration_since(due(n)).as_nanos() as u64)?;
+            }
+        }
+        for (all, this) in self.took.iter_mut().zip(&took) {
+            all.add(this)?;
+        }
+        self.turns.push([took[0].value_at_quantile(0.99), took[1].value_at_quantile(0.99)]);
+        self.socket = Some(sender.await??.reunite(rx)?);
+        Ok(())
+    }
+}
+
+type Sending = futures_util::stream::SplitSink<Socket, Message>;
+
+/// Sends each order when it is due.
+async fn send_on_schedule(
+    mut tx: Sending,
+    orders: std::ops::Range<u64>,
+    due: impl Fn(u64) -> Instant + Send + 'static,
+) -> anyhow::Result<Sending> {
     let (clock, mut ticks) = tokio::sync::mpsc::unbounded_channel();
     // A thread of its own keeps the schedule: the runtime's timer is only good to a millisecond.
     std::thread::spawn(move || {
-        for n in 0..orders {
+        for n in orders {
             std::thread::sleep(due(n).saturating_duration_since(Instant::now()));
             if clock.send(n).is_err() {
                 return;
             }
         }
     });
-    let sender = tokio::spawn(async move {
-        while let Some(n) = ticks.recv().await {
-            tx.send(Message::text(make(n))).await?;
-        }
-        Ok::<_, anyhow::Error>(tx)
-    });
-    let mut histograms = [Histogram::<u64>::new(3)?, Histogram::<u64>::new(3)?];
-    let mut seen = [0u64; 2];
-    let warm = (orders as f64 * WARM_UP) as u64;
-    let deadline = due(orders) + DRAIN_WITHIN;
-    while seen != expected {
-        let message = tokio::time::timeout_at(deadline.into(), rx.next())
-            .await
-            .with_context(|| format!("answers are missing: {seen:?} of {expected:?} came"))?;
-        let Some(Ok(Message::Text(text))) = message else { bail!("connection ended: {message:?}") };
-        let now = Instant::now();
-        let Some((n, kind)) = classify(&serde_json::from_str(&text)?) else { continue };
-        seen[kind] += 1;
-        if n >= warm {
-            histograms[kind].record(now.saturating_duration_since(due(n)).as_nanos() as u64)?;
-        }
+    while let Some(n) = ticks.recv().await {
+        tx.send(Message::text(order(n))).await?;
     }
-    drop(sender.await??);
-    let [first, second] = histograms;
-    Ok(Measured { first, second })
+    Ok(tx)
 }
 
 /// Even orders rest, odd ones take them: every odd order gets one FILL.
@@ -190,29 +244,20 @@ async fn post(url: &str, token: Option<&str>, body: &Value) -> anyhow::Result<Va
     Ok(value)
 }
 
-async fn measure_exchange(args: &OrderEntryArgs, data: &Path) -> anyhow::Result<Measured> {
-    let server = Running::start(&["serve"], data, false)?;
-    server.listening().await?;
-    let url = server.url("http");
-    let login = format!("{url}/auth/dev-token");
-    let dev = post(&login, None, &json!({"user_id": "bench", "roles": ["trader", "admin"]})).await?;
-    let token = dev["token"].as_str().context("no token")?;
-    post(&format!("{url}/admin/instruments"), Some(token), &json!({"symbol": SYMBOL})).await?;
-    let socket = connect(&server.url("ws"), Some(token)).await?;
-    let orders = args.rate * args.seconds / 2 * 2;
-    measure(socket, orders, args.rate, order, classify_exchange, [orders, orders / 2]).await
-}
-
-async fn measure_baseline(args: &OrderEntryArgs, data: &Path, appends: u32) -> anyhow::Result<Histogram<u64>> {
-    let server = Running::start(&["bench", "baseline-server", "--appends", &appends.to_string()], data, true)?;
-    server.listening().await?;
-    let socket = connect(&server.url("ws"), None).await?;
-    let orders = args.rate * args.seconds / 2 * 2;
-    Ok(measure(socket, orders, args.rate, order, classify_echo, [orders, 0]).await?.first)
-}
-
 fn us(h: &Histogram<u64>, quantile: f64) -> f64 {
     h.value_at_quantile(quantile) as f64 / 1_000.0
+}
+
+fn hundredths(x: f64) -> f64 {
+    (x * 100.0).round() / 100.0
+}
+
+/// The median over the turns of the ratio of their p99: one bad moment of the disk spoils one turn only.
+fn median_of_turns(ours: &[[u64; 2]], base: &[[u64; 2]], kind: usize) -> f64 {
+    let mut ratios: Vec<f64> =
+        ours.iter().zip(base).map(|(ours, base)| ours[kind] as f64 / base[0].max(1) as f64).collect();
+    ratios.sort_by(f64::total_cmp);
+    ratios.get(ratios.len() / 2).copied().map_or(0.0, hundredths)
 }
 
 /// Measures and prints.
@@ -223,36 +268,54 @@ pub fn run(args: OrderEntryArgs) -> anyhow::Result<()> {
     actix::System::new().block_on(async move {
         let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
         let folder = tempfile::Builder::new().prefix("hotbook-bench-").tempdir_in(dir)?;
-        eprintln!("open loop, {} orders/s, {} s per measurement", args.rate, args.seconds);
-        let echo = measure_baseline(&args, &folder.path().join("echo"), 0).await?;
-        let one = measure_baseline(&args, &folder.path().join("one"), 1).await?;
-        let two = measure_baseline(&args, &folder.path().join("two"), 2).await?;
-        let ours = measure_exchange(&args, &folder.path().join("exchange")).await?;
-        let mut table = HashMap::new();
-        println!("{:<34} {:>10} {:>10} {:>10}", "microseconds", "p50", "p99", "max");
-        let rows = [
-            ("echo", "bare echo", &echo),
-            ("baseline_ack", "echo + 1 durable append", &one),
-            ("baseline_fill", "echo + 2 durable appends", &two),
-            ("ack", "order to ACK", &ours.first),
-            ("fill", "order to FILL", &ours.second),
-        ];
-        for (key, name, h) in rows {
-            let (p50, p99, max) = (us(h, 0.5), us(h, 0.99), h.max() as f64 / 1_000.0);
-            println!("{name:<34} {p50:>10.0} {p99:>10.0} {max:>10.0}");
-            table.insert(key, json!({"p50_us": p50, "p99_us": p99, "max_us": max, "count": h.len()}));
+        let mut subjects = Vec::new();
+        for appends in APPENDS {
+            subjects.push(Subject::baseline(&folder.path().join(format!("baseline-{appends}")), appends).await?);
         }
-        let hundredths = |x: f64| (x * 100.0).round() / 100.0;
-        let ratio = |ours: &Histogram<u64>, base: &Histogram<u64>, q| hundredths(us(ours, q) / us(base, q).max(0.001));
-        let ratios = json!({
-            "ack_p50": ratio(&ours.first, &one, 0.5), "ack_p99": ratio(&ours.first, &one, 0.99),
-            "fill_p50": ratio(&ours.second, &two, 0.5), "fill_p99": ratio(&ours.second, &two, 0.99),
-        });
-        println!("ratio to the baseline of this run: {ratios:#}");
-        if let Some(file) = &args.json {
-            let all = json!({"rate": args.rate, "seconds": args.seconds, "latency": table, "ratio": ratios});
-            std::fs::write(file, serde_json::to_vec_pretty(&all)?)?;
+        subjects.push(Subject::exchange(&folder.path().join("exchange")).await?);
+        let turns = args.turns.max(1);
+        let orders = (args.rate * args.seconds / turns).max(2) / 2 * 2;
+        eprintln!("open loop, {} orders/s, {turns} turns of {orders} orders", args.rate);
+        let bar = progress(turns * subjects.len() as u64, "turns");
+        for turn in 0..turns {
+            for subject in &mut subjects {
+                subject.turn(turn * orders, orders, args.rate).await?;
+                bar.inc(1);
+            }
         }
-        Ok(())
+        bar.finish_and_clear();
+        report(&args, &subjects)
     })
+}
+
+fn report(args: &OrderEntryArgs, subjects: &[Subject]) -> anyhow::Result<()> {
+    let [echo, one, two, ours] = subjects else { bail!("four were measured") };
+    let mut table = HashMap::new();
+    println!("{:<34} {:>10} {:>10} {:>10}", "microseconds", "p50", "p99", "max");
+    let rows = [
+        ("echo", "bare echo", &echo.took[0]),
+        ("baseline_ack", "echo + 1 durable append", &one.took[0]),
+        ("baseline_fill", "echo + 2 durable appends", &two.took[0]),
+        ("ack", "order to ACK", &ours.took[0]),
+        ("fill", "order to FILL", &ours.took[1]),
+    ];
+    for (key, name, h) in rows {
+        let (p50, p99, max) = (us(h, 0.5), us(h, 0.99), h.max() as f64 / 1_000.0);
+        println!("{name:<34} {p50:>10.0} {p99:>10.0} {max:>10.0}");
+        table.insert(key, json!({"p50_us": p50, "p99_us": p99, "max_us": max, "count": h.len()}));
+    }
+    let ratio = |ours: &Histogram<u64>, base: &Histogram<u64>, q| hundredths(us(ours, q) / us(base, q).max(0.001));
+    let [ack, fill] = &ours.took;
+    let ratios = json!({
+        "ack_p50": ratio(ack, &one.took[0], 0.5), "ack_p99": ratio(ack, &one.took[0], 0.99),
+        "ack_p99_median_of_turns": median_of_turns(&ours.turns, &one.turns, 0),
+        "fill_p50": ratio(fill, &two.took[0], 0.5), "fill_p99": ratio(fill, &two.took[0], 0.99),
+        "fill_p99_median_of_turns": median_of_turns(&ours.turns, &two.turns, 1),
+    });
+    println!("ratio to the baseline of this run: {ratios:#}");
+    if let Some(file) = &args.json {
+        let all = json!({"rate": args.rate, "seconds": args.seconds, "latency": table, "ratio": ratios});
+        std::fs::write(file, serde_json::to_vec_pretty(&all)?)?;
+    }
+    Ok(())
 }
