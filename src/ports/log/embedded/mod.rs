@@ -8,8 +8,8 @@
 //! **Why zeros are written ahead.** One write of 250 bytes and one `fdatasync` on ext4 (virtual disk, idle machine, 1,500
 //! times each): appending p50 151 to 166 us, overwriting space that was written with zeros before p50 105 to 107 us; for
 //! 16 KB 184 to 200 us against 111 to 120 us. Space that was only reserved (`fallocate`) is as slow as appending for
-//! large writes, because its extents change state at the first write. So a thread fills the next segment with zeros;
-//! until it is ready the current one is appended to.
+//! large writes, because its extents change state at the first write. So a thread fills the next segment with zeros, no
+//! faster than commits would notice; until it is ready the current one is appended to.
 //!
 //! **A torn end** is what a crash left of the last group: it was never acknowledged and is cut off with a warning. Bytes
 //! that are broken although a later group exists, or in an earlier segment, were durable: that is damage and the log does
@@ -23,6 +23,7 @@ mod folder;
 mod frame;
 pub mod measure;
 mod partition;
+mod preparer;
 mod queue;
 mod scan;
 mod shared;

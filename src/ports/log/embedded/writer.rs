@@ -5,14 +5,14 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::{Bytes, BytesMut};
 
-use super::folder::{Folder, Mark, io_error};
+use super::folder::{Mark, io_error};
 use super::frame::{self, FRAME_HEADER_BYTES, Stamp, frame_bytes};
+use super::preparer::Preparer;
 use super::queue::{Item, Queue};
 use super::scan::{Cursor, header_of};
 use super::shared::Shared;
@@ -22,8 +22,6 @@ use crate::ports::log::{Ack, LogError, NewRecord, Record};
 
 /// Bytes of one group at most, so that readers get it in time: 4 MiB / 1 GB/s = 4 ms.
 const GROUP_BYTES_MAX: usize = 4 << 20;
-/// Zeros are written in steps of this size, between which the preparer looks whether it shall stop.
-const ZERO_BYTES: usize = 1 << 20;
 /// What a record in memory costs besides its bytes.
 const CACHED_RECORD_BYTES: usize = size_of::<Record>() + size_of::<Cached>();
 
@@ -166,6 +164,9 @@ impl Writer {
         self.active.position += buffer.len() as u64;
         self.shared.last_at.store(at, Ordering::Relaxed);
         self.publish_mark()?;
+        if let Some(preparer) = &self.preparer {
+            preparer.committed(self.active.position);
+        }
         self.publish(group, &buffer, base, at, &placed);
         Ok(acks)
     }
@@ -314,60 +315,4 @@ fn open_active(shared: &Shared, end: Option<Cursor>) -> io::Result<Active> {
     shared.folder.sync()?;
     let is_prepared = file.metadata()?.len() > position;
     Ok(Active { file, number, position, previous: None, is_prepared })
-}
-
-/// Writes the zeros of the next segment in a thread of its own. Overwriting them later needs no journal of the file
-/// system: see the figures in [`super`].
-struct Preparer {
-    thread: Option<JoinHandle<Option<File>>>,
-    stop: Arc<AtomicBool>,
-}
-
-impl Preparer {
-    fn start(folder: Folder, bytes: u64) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let is_stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new().name("log-prepare".to_owned()).spawn(move || {
-            prepare(&folder, bytes, &is_stopped).unwrap_or_else(|error| {
-                tracing::warn!(%error, "space for the next segment cannot be prepared");
-                None
-            })
-        });
-        Self { thread: thread.ok(), stop }
-    }
-
-    fn is_ready(&self) -> bool {
-        self.thread.as_ref().is_some_and(JoinHandle::is_finished)
-    }
-
-    fn finish(mut self) -> Option<File> {
-        self.thread.take().and_then(|t| t.join().ok().flatten())
-    }
-}
-
-impl Drop for Preparer {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // It cannot have panicked with anything that matters here.
-            let _ = thread.join();
-        }
-    }
-}
-
-fn prepare(folder: &Folder, bytes: u64, is_stopped: &AtomicBool) -> io::Result<Option<File>> {
-    let file = File::create(folder.prepared_path())?;
-    let zeros = vec![0; ZERO_BYTES.min(bytes as usize)];
-    let mut position = 0;
-    while position < bytes {
-        if is_stopped.load(Ordering::Relaxed) {
-            return Ok(None);
-        }
-        let n = zeros.len().min((bytes - position) as usize);
-        file.write_all_at(&zeros[..n], position)?;
-        file.sync_data()?;
-        position += n as u64;
-    }
-    file.sync_all()?;
-    Ok(Some(file))
 }
