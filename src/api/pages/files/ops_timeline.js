@@ -5,7 +5,7 @@ import { micros, span } from './format.js';
 
 /** The steps in order, with what each is for an operator. */
 export const STEPS = [
-  ['DetectHotSymbol', 'an operator, the supervisor, a drain or a death asks for it'],
+  ['DetectHotSymbol', 'somebody wants the book to move'],
   ['ProvisionNewInstance', 'the target is there'],
   ['TransferSnapshot', 'snapshot, restore, catch-up; nothing is paused'],
   ['PauseRouting', 'route MIGRATING, fence appended'],

@@ -16,16 +16,17 @@ let current = null;
 let trades = [];
 let isDrawn = true;
 
-const scale = () => instruments.get(current)?.price_scale ?? 2;
+const scale = symbol => instruments.get(symbol)?.price_scale ?? 2;
 
-/** A price as the symbol writes it. */
-function price(value) {
+/** A price as its symbol writes it. */
+function price(symbol, value) {
   if (value == null) return '–';
-  return Number(value).toLocaleString('en', { minimumFractionDigits: scale(), maximumFractionDigits: scale() });
+  const digits = { minimumFractionDigits: scale(symbol), maximumFractionDigits: scale(symbol) };
+  return Number(value).toLocaleString('en', digits);
 }
 
 /** A price as the order form takes it. */
-const plain = value => Number(value).toFixed(scale());
+const plain = value => Number(value).toFixed(scale(current));
 
 /** Many messages make one drawing. */
 function draw() {
@@ -50,7 +51,7 @@ function showDepth() {
       level,
       (row, [p, quantity, total]) => {
         const [cell, amount, sum] = row.children;
-        say(cell.firstElementChild, `${own.has(`${side} ${p}`) ? '◂ ' : ''}${price(p)}`);
+        say(cell.firstElementChild, `${own.has(`${side} ${p}`) ? '◂ ' : ''}${price(current, p)}`);
         cell.firstElementChild.title = own.has(`${side} ${p}`)
           ? 'one of your orders is here'
           : 'take this price into the order';
@@ -62,11 +63,11 @@ function showDepth() {
   show('asks', asks.reverse(), 'SELL');
   show('bids', bids, 'BUY');
   const [bid, ask] = [bids[0]?.[0], asks.at(-1)?.[0]];
-  const spread = bid != null && ask != null ? `spread ${price(ask - bid)}` : 'one side is empty';
+  const spread = bid != null && ask != null ? `spread ${price(current, ask - bid)}` : 'one side is empty';
   say(byId('spread').firstElementChild, feed.depth.seq === null ? '' : spread);
   say(
     byId('depth-state'),
-    feed.depth.seq === null ? '' : `seq ${feed.depth.seq}${feed.gaps ? `, ${feed.gaps} gaps mended` : ''}`,
+    feed.depth.seq === null ? '' : `seq ${feed.depth.seq}${feed.gaps ? `, gaps mended: ${feed.gaps}` : ''}`,
   );
 }
 
@@ -95,7 +96,7 @@ function showTrades() {
         ...[
           clock(new Date(t.timestamp)),
           t.taker_side === 'BUY' ? '▲ buy' : '▼ sell',
-          price(t.price),
+          price(current, t.price),
           count(t.quantity),
         ].map(text => make('td', {}, text)),
       ),
@@ -113,14 +114,14 @@ function addTrades(more) {
 function showTicker(t) {
   const change = t.open ? (100 * (t.last_price - t.open)) / t.open : null;
   const rows = [
-    ['last', price(t.last_price), ''],
+    ['last', price(current, t.last_price), ''],
     [
       '24 h',
       change == null ? '–' : `${change >= 0 ? '▲' : '▼'} ${Math.abs(change).toFixed(2)} %`,
       change == null ? '' : change >= 0 ? 'buy' : 'sell',
     ],
-    ['high', price(t.high), ''],
-    ['low', price(t.low), ''],
+    ['high', price(current, t.high), ''],
+    ['low', price(current, t.low), ''],
     ['volume', count(t.volume), ''],
     ['trades', count(t.trades), ''],
   ];
@@ -140,8 +141,10 @@ function showRules() {
   const i = instruments.get(current);
   byId('halted').hidden = i?.status !== 'HALTED';
   const limits =
-    i?.limit_up != null || i?.limit_down != null ? `, limits ${price(i.limit_down)} to ${price(i.limit_up)}` : '';
-  say(byId('rules'), i ? `tick ${price(i.tick_size)}, lot ${count(i.lot_size)}${limits}` : '');
+    i?.limit_up != null || i?.limit_down != null
+      ? `, limits ${price(current, i.limit_down)} to ${price(current, i.limit_up)}`
+      : '';
+  say(byId('rules'), i ? `tick ${price(current, i.tick_size)}, lot ${count(i.lot_size)}${limits}` : '');
 }
 
 function watch(symbol) {
@@ -216,6 +219,7 @@ const orders = new Orders(
   session,
   () => current,
   () => feed,
+  price,
   why => {
     draw();
     if (!why) return;

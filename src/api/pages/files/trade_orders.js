@@ -40,9 +40,9 @@ function told(order) {
 }
 
 export class Orders {
-  /** `current` gives the symbol that is looked at, `feed` the live connection. */
-  constructor(session, current, feed, changed) {
-    Object.assign(this, { session, current, feed, changed });
+  /** `current` gives the symbol that is looked at, `feed` the live connection, `price` a price as its symbol has it. */
+  constructor(session, current, feed, price, changed) {
+    Object.assign(this, { session, current, feed, price, changed });
     this.open = [];
     this.unknown = null;
     this.isAsking = false;
@@ -134,7 +134,7 @@ export class Orders {
         const texts = [
           o.symbol,
           o.side,
-          o.price ?? 'market',
+          o.price == null ? 'market' : this.price(o.symbol, o.price),
           count(o.quantity),
           count(o.filled_qty),
           count(o.remaining_qty),
