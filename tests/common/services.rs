@@ -2,7 +2,7 @@
 //! own, and is gone when its value is dropped or when the test process dies, however that comes.
 #![allow(dead_code)] // each test file uses its part
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -19,12 +19,16 @@ pub struct Server {
     arguments: Vec<String>,
     folder: tempfile::TempDir,
     child: Option<Child>,
-    is_ready: Box<dyn Fn(&Path) -> bool + Send>,
+    is_ready: Box<dyn Fn(&Path) -> bool + Send + Sync>,
 }
 
 impl Server {
     /// Launches it without waiting until it serves.
-    fn launch(part: &'static str, arguments: Vec<String>, is_ready: impl Fn(&Path) -> bool + Send + 'static) -> Self {
+    fn launch(
+        part: &'static str,
+        arguments: Vec<String>,
+        is_ready: impl Fn(&Path) -> bool + Send + Sync + 'static,
+    ) -> Self {
         let folders = services_folder().join("tests");
         std::fs::create_dir_all(&folders).expect("target/services");
         let folder = tempfile::Builder::new().prefix(part).tempdir_in(folders).expect("a folder");
@@ -235,6 +239,102 @@ impl Kafka {
     /// For `bootstrap.servers`.
     pub fn addresses(&self) -> String {
         self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+    }
+}
+
+/// A Redis server, empty at first; it keeps what it acknowledged over a restart, at most the last second of a crash lost.
+pub struct Redis {
+    pub server: Server,
+    pub port: u16,
+}
+
+impl Redis {
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more of Redis's own options, such as `--requirepass`.
+    pub fn start_with(options: &[&str]) -> Self {
+        let port = free_port();
+        let mut arguments = vec![format!("--port={port}")];
+        arguments.extend(options.iter().map(|o| (*o).to_owned()));
+        let mut server = Server::launch("redis", arguments, log_says("Ready to accept connections"));
+        server.until_ready();
+        Self { server, port }
+    }
+
+    /// Forgets what is on the disk of a server that does not run: the next start is empty.
+    pub fn lose_data(&mut self) {
+        assert!(self.server.pid().is_none(), "it runs");
+        std::fs::remove_dir_all(self.server.folder().join("appendonlydir")).expect("its data");
+    }
+}
+
+/// An S3 server with one empty bucket.
+pub struct S3 {
+    pub server: Server,
+    pub port: u16,
+}
+
+impl S3 {
+    pub const BUCKET: &str = "hotbook";
+    pub const REGION: &str = "us-east-1";
+    pub const ACCESS_KEY: &str = "hotbook-tests";
+    pub const SECRET_KEY: &str = "hotbook-tests-secret";
+
+    pub fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// With more of versitygw's own options, such as `--cert`.
+    pub fn start_with(options: &[&str]) -> Self {
+        let port = free_port();
+        let mut arguments = vec![format!("--port={port}")];
+        arguments.extend(options.iter().map(|o| (*o).to_owned()));
+        let mut server = Server::launch("s3", arguments, move |_| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        server.until_ready();
+        Self { server, port }
+    }
+
+    /// Where the objects of the bucket lie as files.
+    pub fn files(&self) -> PathBuf {
+        self.server.folder().join("data").join(Self::BUCKET)
+    }
+}
+
+/// A certificate of `127.0.0.1` and `localhost` and who signed it, as PEM files.
+pub struct Certificates {
+    folder: tempfile::TempDir,
+}
+
+impl Certificates {
+    /// Makes them with the `openssl` program.
+    pub fn make() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let openssl = |arguments: &str| {
+            let mut command = Command::new("openssl");
+            command.current_dir(folder.path()).args(arguments.split(' '));
+            let output = command.output().expect("the program openssl, from the package of that name");
+            assert!(output.status.success(), "{arguments}: {}", String::from_utf8_lossy(&output.stderr));
+        };
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+        openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=hotbook-tests"));
+        openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"));
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n";
+        std::fs::write(folder.path().join("names"), names).expect("a file");
+        openssl(
+            "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",
+        );
+        Self { folder }
+    }
+
+    /// `ca.pem`, `server.pem` or `server.key`.
+    pub fn path(&self, name: &str) -> String {
+        self.folder.path().join(name).display().to_string()
+    }
+
+    pub fn ca_pem(&self) -> Vec<u8> {
+        std::fs::read(self.path("ca.pem")).expect("a file")
     }
 }
 

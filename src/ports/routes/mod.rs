@@ -4,6 +4,8 @@
 //! book, and no record is refused, because of what is in here; the log's FENCE records decide that.
 
 pub mod local;
+#[cfg(feature = "redis")]
+pub mod redis;
 
 use std::time::Duration;
 
