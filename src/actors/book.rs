@@ -4,6 +4,8 @@
 //! the permits bound the mailbox, the outputs in flight, and what the feed may run ahead. Handlers are synchronous. A
 //! slow book works in slices, so that the other books of its thread are not kept waiting.
 
+mod shadow;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +17,6 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 use super::directory::{BookStatus, Report};
 use super::node::{BookDied, NodeContext};
 use super::peers::{Milestone, What};
-use super::recovery;
 use crate::clock::{self, thread_cpu_ns};
 use crate::domain::{Command, Epoch, Input, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
@@ -24,6 +25,7 @@ use crate::migration::snapshot::Snapshot;
 use crate::ports::log::{LogError, NewRecord, Receipt, Session, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotKey;
 use crate::wire::{self, BadRecord};
+pub use shadow::{SHADOW_BYTES_MAX, Trim};
 
 /// Records in one batch: 256 x about 200 bytes = 50 KiB, which fits the second-level cache.
 pub const BATCH_RECORDS_MAX: usize = 256;
@@ -48,6 +50,13 @@ pub struct Deliver {
     pub sent_at: Instant,
     /// `None` only for the empty batch that moves an idle book's offset.
     pub permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Deliver {
+    /// No records of the book up to there.
+    pub fn nothing(through: Offset) -> Self {
+        Self { inputs: Vec::new(), through, decode_ns: 0, sent_at: Instant::now(), permit: None }
+    }
 }
 
 /// Asks for a snapshot; answered once it is visible.
@@ -113,11 +122,27 @@ pub enum CutError {
 }
 
 /// How a book begins.
-pub enum Start {
-    /// From a snapshot. `known_durable`: highest seq found in `events` by reading to its end.
-    Restored { snapshot: Box<Snapshot<Book>>, known_durable: Seq },
-    /// With its LIST, the first record delivered. `events_from`: an offset of `events` below its first output.
-    Born { events_from: Offset, known_durable: Seq },
+pub struct Start {
+    pub from: StartFrom,
+    /// Highest seq found in `events` by reading to its end.
+    pub known_durable: Seq,
+    /// It is restored for the crash path at the fence of this epoch (HANDOVER rule 8b).
+    pub crash_path: Option<Epoch>,
+}
+
+/// What a book begins with.
+pub enum StartFrom {
+    Snapshot(Box<Snapshot<Book>>),
+    /// Its LIST, the first record delivered. `events_from`: an offset of `events` below its first output.
+    List {
+        events_from: Offset,
+    },
+}
+
+impl Start {
+    pub fn new(from: StartFrom, known_durable: Seq) -> Self {
+        Self { from, known_durable, crash_path: None }
+    }
 }
 
 /// Outputs on their way to the log; handled in FIFO order by the thread's pump.
@@ -165,6 +190,11 @@ pub struct BookActor {
     session: Arc<dyn Session>,
     replica: Option<Replica<Book>>,
     known_durable: Seq,
+    crash_path: Option<Epoch>,
+    /// Set when it ends to be restored for the crash path.
+    restores_for: Option<Epoch>,
+    /// Bytes kept back as counted in the node's sum.
+    kept: usize,
     /// End of its partition when it was started: once there, it has caught up.
     level_at: Offset,
     /// The restored snapshot's position in `events`, good for any later snapshot (HANDOVER rule 10).
@@ -184,16 +214,19 @@ impl BookActor {
     /// `level_at`: the end of its partition now; when the book gets there it has caught up.
     pub fn new(node: Arc<NodeContext>, status: Arc<BookStatus>, pump: Pump, start: Start, level_at: Offset) -> Self {
         let (me, mut effects) = (node.id, Vec::new());
-        let (replica, known_durable, events_position) = match start {
-            Start::Restored { snapshot, known_durable } => {
+        let Start { from, known_durable, crash_path } = start;
+        let (replica, events_position) = match from {
+            StartFrom::Snapshot(snapshot) => {
                 let events_position = snapshot.events_position;
-                let mut replica = Replica::restore(node.id, *snapshot);
-                replica.topic_read(known_durable, &mut effects);
-                (Some(replica), known_durable, events_position)
+                let replica = Replica::restore(node.id, *snapshot);
+                (Some(first_told(replica, known_durable, crash_path, &mut effects)), events_position)
             }
-            Start::Born { events_from, known_durable } => (None, known_durable, events_from),
+            StartFrom::List { events_from } => (None, events_from),
         };
         Self {
+            crash_path,
+            restores_for: None,
+            kept: 0,
             session: node.session(),
             node,
             symbol: status.symbol,
@@ -265,6 +298,7 @@ impl BookActor {
             replica.topic_read(met, &mut self.effects);
         }
         self.node.burn(&self.symbol, records);
+        self.bound_what_is_kept();
         self.run_effects(batch.permit, ctx);
         self.report(records, batch.decode_ns + (thread_cpu_ns() - started));
         self.notice(ctx);
@@ -277,9 +311,8 @@ impl BookActor {
         let Some((first, rest)) = inputs[begin..].split_first() else { return &[] };
         let Command::List { listing, .. } = &first.command else { return &[] };
         let (me, owner) = (self.node.id, listing.owner);
-        self.replica = Replica::born(me, self.symbol, owner, first, &mut self.effects);
-        if let Some(replica) = &mut self.replica {
-            replica.topic_read(self.known_durable, &mut self.effects);
+        if let Some(born) = Replica::born(me, self.symbol, owner, first, &mut self.effects) {
+            self.replica = Some(first_told(born, self.known_durable, self.crash_path, &mut self.effects));
             tracing::info!(symbol = %self.symbol, offset = %first.offset, node = %me, "book born");
         }
         rest
@@ -287,6 +320,7 @@ impl BookActor {
 
     fn report(&self, records: u64, busy_ns: u64) {
         let Some(replica) = &self.replica else { return };
+        self.status.set_kept(replica.pending_bytes() as u64);
         let book = replica.machine();
         let report = Report {
             offset: replica.offset(),
@@ -348,14 +382,11 @@ impl BookActor {
     }
 
     fn take_over(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {
-        let (log, partition, symbol) = (Arc::clone(&self.node.log), self.status.partition, self.symbol);
-        let (met, from) = self.node.positions.get(&symbol).unwrap_or((Seq(0), self.events_position));
-        let read = async move { recovery::high_water(&*log, partition, from).await };
+        let (node, partition, symbol) = (Arc::clone(&self.node), self.status.partition, self.symbol);
+        let (met, from) = node.positions.get(&symbol).unwrap_or((Seq(0), self.events_position));
+        let read = async move { node.high_waters.read(&*node.log, partition, symbol, from).await };
         ctx.spawn(read.into_actor(self).map(move |read, book, ctx| match read {
-            Ok(highest) => {
-                let hw = highest.get(&symbol).copied().unwrap_or_default().max(met);
-                book.take_by_crash_path(epoch, hw, ctx);
-            }
+            Ok(hw) => book.take_by_crash_path(epoch, hw.max(met), ctx),
             Err(e) => {
                 tracing::error!(%symbol, error = %e, "events cannot be read for a takeover");
                 ctx.run_later(HOLD_LOOK, move |book, ctx| book.take_over(epoch, ctx));
@@ -390,6 +421,11 @@ impl BookActor {
                 }
                 Effect::Restore => {
                     tracing::error!(symbol = %self.symbol, "replica must be restored");
+                    ctx.stop();
+                }
+                Effect::RestoreByCrashPath { epoch, .. } => {
+                    tracing::warn!(symbol = %self.symbol, %epoch, "forgot what it would say, is restored to take over");
+                    self.restores_for = Some(epoch);
                     ctx.stop();
                 }
                 Effect::Alarm { epoch, mine, theirs } => {
@@ -448,6 +484,20 @@ impl BookActor {
     }
 }
 
+/// A replica that was just restored or born, told what is durable; for the crash path it keeps all that is not.
+fn first_told(
+    mut replica: Replica<Book>,
+    known_durable: Seq,
+    crash_path: Option<Epoch>,
+    effects: &mut Vec<Effect>,
+) -> Replica<Book> {
+    if let Some(epoch) = crash_path {
+        return replica.for_crash_path(epoch, known_durable);
+    }
+    replica.topic_read(known_durable, effects);
+    replica
+}
+
 /// Encodes and writes a snapshot, away from the book's thread.
 async fn save(node: Arc<NodeContext>, status: Arc<BookStatus>, cut: PendingCut) {
     let (PendingCut { snapshot, stall_us, done }, store) = (cut, Arc::clone(&node.snapshots));
@@ -494,8 +544,9 @@ impl Drop for BookActor {
     /// A panic or a lost session ends the actor; the node's supervisor builds it anew from snapshot and log.
     fn drop(&mut self) {
         self.status.set_active(false);
+        self.node.keeps(&mut self.kept, 0);
         if !self.status.is_retired() {
-            self.node.report_death(BookDied { symbol: self.symbol });
+            self.node.report_death(BookDied { symbol: self.symbol, restores_for: self.restores_for });
         }
     }
 }

@@ -85,6 +85,7 @@ pub struct BookStatus {
     restarts: AtomicU64,
     waited_us_max: AtomicU64,
     moved_at: AtomicU64,
+    kept: AtomicU64,
     rate_milli: AtomicU64,
     busy_ppm: AtomicU64,
     waiting_us: AtomicU64,
@@ -127,6 +128,7 @@ impl BookStatus {
             restarts: zero(),
             waited_us_max: zero(),
             moved_at: zero(),
+            kept: zero(),
             rate_milli: zero(),
             busy_ppm: zero(),
             waiting_us: zero(),
@@ -210,6 +212,11 @@ impl BookStatus {
         self.restarts.load(Ordering::Acquire)
     }
 
+    /// Bytes of outputs that a shadow keeps back until they are known to be durable.
+    pub fn kept(&self) -> u64 {
+        self.kept.load(Ordering::Acquire)
+    }
+
     /// Records per second in the last window.
     pub fn rate(&self) -> f64 {
         self.rate_milli.load(Ordering::Acquire) as f64 / 1_000.0
@@ -246,6 +253,10 @@ impl BookStatus {
         self.offset.store(r.offset.0, Ordering::Release);
         self.busy_ns.fetch_add(busy_ns, Ordering::AcqRel);
         self.applied.fetch_add(records, Ordering::AcqRel);
+    }
+
+    pub(super) fn set_kept(&self, bytes: u64) {
+        self.kept.store(bytes, Ordering::Release);
     }
 
     pub(super) fn met(&self, records: u64) {

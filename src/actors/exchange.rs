@@ -69,6 +69,8 @@ pub struct ExchangeConfig {
     pub load_window_ms: u64,
     /// The budget of each node, in cores; 0 = all cores, divided among the nodes, and 1 at least.
     pub node_cores: f64,
+    /// What one shadow keeps back before it forgets it; for fault tests.
+    pub shadow_bytes_max: usize,
     /// Development only: CPU time that each command of a symbol is made to cost.
     pub dev_command_cost_us: HashMap<Symbol, u64>,
 }
@@ -89,6 +91,7 @@ impl Default for ExchangeConfig {
             projector: false,
             load_window_ms: 1_000,
             node_cores: 0.0,
+            shadow_bytes_max: super::book::SHADOW_BYTES_MAX,
             dev_command_cost_us: HashMap::new(),
         }
     }
@@ -166,7 +169,7 @@ impl Exchange {
         let keyring = Arc::new(Keyring::from_secret(&config.cluster_secret));
         let catalogue = Arc::new(Catalogue::read(&*log).await?);
         let directory = Arc::new(Directory::default());
-        let mut found = recovery::find_all(&*snapshots, &catalogue).await?;
+        let mut found = recovery::find_all(&snapshots, &catalogue).await?;
         let ids = node_ids(config.nodes);
         let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
         let admin = log.open_session(options)?;
@@ -508,6 +511,7 @@ fn node_settings(config: &ExchangeConfig) -> NodeSettings {
         snapshot_every_records: config.snapshot_every_records,
         snapshots_per_second_max: config.snapshots_per_second_max,
         cores: if config.node_cores > 0.0 { config.node_cores } else { (cores() / config.nodes).max(1) as f64 },
+        shadow_bytes_max: config.shadow_bytes_max,
         dev_command_cost_us: config.dev_command_cost_us.clone(),
     }
 }

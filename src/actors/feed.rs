@@ -5,6 +5,8 @@
 //! the book reads with a cursor of its own until it is level again. A book that is rebuilt after a panic joins in the
 //! same way.
 
+mod joining;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,13 +14,14 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::book::{BATCH_RECORDS_MAX, BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Start};
+use super::book::{BATCH_RECORDS_MAX, BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Start, StartFrom};
 use super::directory::BookStatus;
 use super::node::NodeContext;
 use crate::clock::thread_cpu_ns;
 use crate::domain::{Command, Input, Offset, Origin, Seq, Symbol};
 use crate::ports::log::{LogError, Record, Topic, TopicPartition, partition_of};
 use crate::wire::{self, BadRecord};
+use joining::{Party, PartyId};
 
 /// Records of one read: 4,096 x about 250 bytes = 1 MiB.
 const READ_RECORDS_MAX: usize = 4_096;
@@ -59,6 +62,8 @@ enum Reach {
     Level,
     /// Reads by itself from `cursor` on. `met` = records that the feed skipped and counted already.
     Detached { cursor: Offset, met: u64 },
+    /// Is read for with others that are not level yet; `met` as above.
+    Joining { party: PartyId, met: u64 },
     /// Its actor is gone; the supervisor will attach a new one.
     Down,
 }
@@ -83,13 +88,16 @@ pub struct FeedActor {
     runs: HashMap<Symbol, Run>,
     /// Highest seq per symbol found in `events` at start, for books that are still to be born.
     known_durable: HashMap<Symbol, Seq>,
+    /// Books that join.
+    parties: Vec<Party>,
+    last_party: PartyId,
 }
 
 impl FeedActor {
     pub fn new(node: Arc<NodeContext>, partition: u32, next: Offset, level_at: Offset) -> Self {
         let from = TopicPartition { topic: Topic::Orders, partition };
-        let (links, foreign, runs, known_durable) = Default::default();
-        Self { node, from, next, level_at, links, foreign, runs, known_durable }
+        let (links, foreign, runs, known_durable, parties, last_party) = Default::default();
+        Self { node, from, next, level_at, links, foreign, runs, known_durable, parties, last_party }
     }
 
     /// Tells which outputs `events` holds already, so that a book that is born again does not repeat them.
@@ -166,22 +174,25 @@ impl FeedActor {
         match self.links.get_mut(&symbol) {
             Some(Link { reach: Reach::Level, .. }) => {
                 let started = thread_cpu_ns();
-                match self.decode(record, &symbol) {
-                    Ok(input) => {
-                        let run = self.runs.entry(symbol).or_default();
-                        run.inputs.push(input);
-                        run.decode_ns += thread_cpu_ns() - started;
-                    }
-                    Err(bad) => self.node.dead_letter(self.from.partition, record.offset, &record.key, &bad),
+                if let Some(input) = self.decode_or_refuse(record, &symbol) {
+                    let run = self.runs.entry(symbol).or_default();
+                    run.inputs.push(input);
+                    run.decode_ns += thread_cpu_ns() - started;
                 }
             }
-            Some(Link { reach: Reach::Detached { met, .. }, status, .. }) => {
+            Some(Link { reach: Reach::Detached { met, .. } | Reach::Joining { met, .. }, status, .. }) => {
                 *met += 1;
                 status.met(1);
             }
             Some(Link { reach: Reach::Down, .. }) => {}
             None => self.sort_unlinked(record, symbol, ctx),
         }
+    }
+
+    /// `None`: it is a dead letter.
+    fn decode_or_refuse(&self, record: &Record, symbol: &Symbol) -> Option<Input<Command>> {
+        let decoded = self.decode(record, symbol);
+        decoded.map_err(|bad| self.node.dead_letter(self.from.partition, record.offset, &record.key, &bad)).ok()
     }
 
     /// A symbol that has no book here: born now, another node's, or not known at all.
@@ -217,7 +228,7 @@ impl FeedActor {
         let events_from = self.node.catalogue.get(&symbol).map_or(Offset(0), |e| e.events_from);
         let status = self.node.directory.enter(symbol, partition, self.node.id);
         let level_at = if self.level_at == Offset(u64::MAX) { list.offset.next() } else { self.level_at };
-        let start = Start::Born { events_from, known_durable };
+        let start = Start::new(StartFrom::List { events_from }, known_durable);
         let book = self.node.start_book(&status, start, level_at);
         self.links.insert(symbol, Link::new(book, status, Reach::Level));
         let run = Run { inputs: vec![list], decode_ns: 0 };
@@ -261,15 +272,13 @@ impl FeedActor {
         let mut decode_ns = run.decode_ns;
         self.node.spent.decoded(decode_ns);
         let mut inputs = run.inputs;
+        let ahead = link.met_of_run(inputs.len() as u64);
         while !inputs.is_empty() {
             let rest = if inputs.len() > BATCH_RECORDS_MAX { inputs.split_off(BATCH_RECORDS_MAX) } else { Vec::new() };
             let upto = rest.first().map_or(through, |next| next.offset);
             let first = inputs[0].offset;
-            let count = inputs.len() as u64;
-            link.status.met(count);
             let Ok(permit) = Arc::clone(&link.permits).try_acquire_owned() else {
-                link.status.met(rest.len() as u64);
-                link.reach = Reach::Detached { cursor: first, met: count + rest.len() as u64 };
+                link.reach = Reach::Detached { cursor: first, met: (inputs.len() + rest.len()) as u64 + ahead };
                 link.status.set_detached(true);
                 tracing::debug!(%symbol, offset = %first, "book fell behind and reads by itself");
                 self.run_cursor(*symbol, ctx);
@@ -291,9 +300,7 @@ impl FeedActor {
         if cursor >= self.next {
             link.reach = Reach::Level;
             link.status.set_detached(false);
-            let level =
-                Deliver { inputs: Vec::new(), through: self.next, decode_ns: 0, sent_at: Instant::now(), permit: None };
-            link.send(level);
+            link.send(Deliver::nothing(self.next));
             tracing::debug!(%symbol, offset = %self.next, "book is level again");
             return;
         }
@@ -341,10 +348,7 @@ impl FeedActor {
         let started = thread_cpu_ns();
         let mut inputs = Vec::new();
         for record in records.iter().filter(|r| r.key == symbol.as_bytes() && r.offset < self.next) {
-            match self.decode(record, &symbol) {
-                Ok(input) => inputs.push(input),
-                Err(bad) => self.node.dead_letter(self.from.partition, record.offset, &record.key, &bad),
-            }
+            inputs.extend(self.decode_or_refuse(record, &symbol));
         }
         let Some(last) = records.last() else { return };
         let through = last.offset.next().min(self.next);
@@ -373,7 +377,7 @@ impl FeedActor {
         for link in self.links.values_mut() {
             // Behind what was handed on before, in the same mailbox: so the position is true also for a busy book.
             if matches!(link.reach, Reach::Level) && link.status.offset() < through {
-                link.send(Deliver { inputs: Vec::new(), through, decode_ns: 0, sent_at: Instant::now(), permit: None });
+                link.send(Deliver::nothing(through));
             }
         }
     }
@@ -390,6 +394,18 @@ enum Birth {
 impl Link {
     fn new(book: Addr<BookActor>, status: Arc<BookStatus>, reach: Reach) -> Self {
         Self { book, status, permits: Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)), reach }
+    }
+
+    /// Counts a run's records as met, but for those that the feed counted when it passed them; gives how many more of
+    /// those there are behind this run.
+    fn met_of_run(&mut self, records: u64) -> u64 {
+        let mut counted = 0;
+        if let Reach::Joining { met, .. } = &mut self.reach {
+            counted = records.min(*met);
+            *met -= counted;
+        }
+        self.status.met(records - counted);
+        if let Reach::Joining { met, .. } = &self.reach { *met } else { 0 }
     }
 
     /// Whether the book's actor is still there.
@@ -424,8 +440,7 @@ impl Handler<Attach> for FeedActor {
         status.forget_lag();
         status.set_detached(true);
         self.foreign.remove(&symbol);
-        self.links.insert(symbol, Link::new(book, status, Reach::Detached { cursor: from, met: 0 }));
-        self.run_cursor(symbol, ctx);
+        self.join(Link::new(book, status, Reach::Down), from, ctx);
     }
 }
 

@@ -10,6 +10,7 @@ pub mod exchange;
 pub mod feed;
 pub mod fleet;
 pub mod gateway;
+pub mod high_water;
 pub mod load;
 pub mod market_data;
 pub mod mirror;

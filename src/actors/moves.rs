@@ -7,7 +7,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::book::TakeOver;
 use super::directory::{BookStatus, Directory};
@@ -30,6 +30,9 @@ const LOOK: Duration = Duration::from_millis(2);
 const REMEMBERED_MAX: usize = 1_000;
 /// Moves under way in one process.
 const RUNNING_MAX: usize = 2_048;
+/// Books of dead nodes that are restored and fenced at once. More would only wait for each other, each looking whether
+/// it is its turn.
+const RECOVERIES_MAX: usize = 128;
 /// A snapshot that is being taken already is waited for so often, each time for [`LOOK`].
 const BUSY_LOOKS: u32 = 2_500;
 
@@ -82,11 +85,12 @@ pub struct Moves {
     parts: MovesParts,
     nodes: Mutex<BTreeMap<NodeId, Addr<NodeSupervisor>>>,
     book: Mutex<Book>,
+    recovering: Semaphore,
 }
 
 impl Moves {
     pub fn new(parts: MovesParts) -> Self {
-        Self { parts, nodes: Mutex::default(), book: Mutex::default() }
+        Self { parts, nodes: Mutex::default(), book: Mutex::default(), recovering: Semaphore::new(RECOVERIES_MAX) }
     }
 
     pub(super) fn enter(&self, node: NodeId, supervisor: Addr<NodeSupervisor>) {
@@ -170,7 +174,7 @@ impl Moves {
         drop(book);
         tracing::info!(%id, %symbol, %from, %to, ?cause, "move begins");
         let (events, results) = mpsc::unbounded_channel(); // bounded by the actions of one move
-        let milestones = self.parts.peers.listen();
+        let milestones = self.parts.peers.listen(symbol);
         let drive =
             Drive { moves: Arc::clone(self), plan, status, shadow: Arc::default(), events, begun: clock::now() };
         self.parts
@@ -204,16 +208,24 @@ impl Drive {
         self,
         mut coordinator: Coordinator,
         mut actions: Vec<Action>,
-        mut milestones: tokio::sync::broadcast::Receiver<Milestone>,
+        mut milestones: mpsc::Receiver<Milestone>,
         mut results: mpsc::UnboundedReceiver<Event>,
         mut aborted: mpsc::Receiver<()>,
     ) {
+        let _turn = match self.plan.cause {
+            Cause::Recovery => self.moves.recovering.acquire().await.ok(),
+            _ => None,
+        };
         let mut step = coordinator.step();
+        let mut noted = coordinator.record().clone();
         loop {
             for action in std::mem::take(&mut actions) {
                 self.act(action, &coordinator);
             }
-            self.moves.note(coordinator.record());
+            if noted != *coordinator.record() {
+                noted.clone_from(coordinator.record());
+                self.moves.note(coordinator.record());
+            }
             if step != coordinator.step() || coordinator.is_over() {
                 step = coordinator.step();
                 tracing::info!(id = %self.plan.id, symbol = %self.plan.symbol, step = step.name(), "move");
@@ -224,7 +236,7 @@ impl Drive {
             let event = tokio::select! {
                 biased;
                 result = results.recv() => result,
-                milestone = milestones.recv() => milestone.ok().and_then(|m| self.heard(&m)),
+                Some(milestone) = milestones.recv() => self.heard(&milestone),
                 Some(()) = aborted.recv() => Some(Event::Abort),
                 () = tokio::time::sleep(LOOK) => Some(self.look(&coordinator)),
             };
@@ -236,11 +248,8 @@ impl Drive {
     }
 
     fn heard(&self, milestone: &Milestone) -> Option<Event> {
-        let Milestone { symbol, node, what } = *milestone;
+        let Milestone { node, what, .. } = *milestone;
         let (is_source, is_target) = (node == self.plan.from, node == self.plan.to);
-        if symbol != self.plan.symbol {
-            return None;
-        }
         match what {
             What::FenceApplied { epoch, to, offset } if is_target => Some(Event::FenceApplied { epoch, to, offset }),
             What::Sealed { epoch } if is_source => Some(Event::Sealed { epoch }),

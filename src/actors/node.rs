@@ -3,8 +3,10 @@
 //! The supervisor sees a dead book (an engine bug's panic, a lost session) and rebuilds it from snapshot and log; one
 //! book's death stops no other. Once a second it takes the snapshots that are due.
 
+mod following;
+
 use std::collections::{HashMap, HashSet};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -13,22 +15,24 @@ use bytes::Bytes;
 use parking_lot::RwLock;
 use tokio::sync::{Semaphore, oneshot};
 
-use super::book::{BookActor, Crash, Cut, CutError, Pump, Retire, Saved, Start};
+use super::book::{BookActor, Crash, Cut, CutError, Pump, Saved, Start, StartFrom};
 use super::catalogue::Catalogue;
 use super::directory::{BookStatus, Directory};
 use super::egress::EventPositions;
-use super::feed::{AdvanceIdle, Attach, Detach, FeedActor};
+use super::feed::{AdvanceIdle, Attach, FeedActor};
+use super::high_water::HighWaters;
 use super::load::Spent;
 use super::peers::Peers;
 use super::recovery::{self, Found};
 use super::retention::Retention;
 use crate::clock::{self, thread_cpu_ns};
-use crate::domain::{Micros, NodeId, Offset, Seq, Symbol};
+use crate::domain::{Epoch, Micros, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
 use crate::migration::snapshot::Snapshot;
 use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotStore;
 use crate::wire::{BadRecord, Keyring};
+pub use following::{Follow, Forgo, LetGo, StandBy, Want};
 
 /// How often snapshots are thought about.
 const TICK: Duration = Duration::from_secs(1);
@@ -36,11 +40,11 @@ const TICK: Duration = Duration::from_secs(1);
 const ADVANCE_EVERY_TICKS: u64 = 10;
 /// An idle book is snapshotted again when its partition has moved on by this many records.
 const IDLE_GAP_RECORDS: u64 = 200_000;
-/// How soon a replica that is not free to go yet is looked at again.
-const LET_GO_LOOK: Duration = Duration::from_millis(5);
 /// A book that dies more often than this within [`RESTART_WINDOW`] stays down, loudly.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// What all shadows of a node together keep back: beyond it each that grows forgets its outputs.
+const SHADOWS_BYTES_MAX: i64 = 256 << 20;
 
 /// A replica on this node: its actor, and what it last said of itself.
 type LocalReplica = (Addr<BookActor>, Arc<BookStatus>);
@@ -54,6 +58,8 @@ pub struct NodeSettings {
     pub snapshots_per_second_max: usize,
     /// Cores that count as full load.
     pub cores: f64,
+    /// What one shadow keeps back; [`super::book::SHADOW_BYTES_MAX`] but in fault tests.
+    pub shadow_bytes_max: usize,
     /// CPU time that each command of a symbol is made to cost. For fault tests.
     pub dev_command_cost_us: HashMap<Symbol, u64>,
 }
@@ -88,6 +94,9 @@ pub struct NodeContext {
     pub spent: Spent,
     /// When this life of the node began, in microseconds UTC.
     pub incarnation: u64,
+    pub(super) high_waters: HighWaters,
+    /// Snapshots that are read and decoded at once.
+    finding: Semaphore,
     session: RwLock<Arc<dyn Session>>,
     threads: Vec<(ArbiterHandle, Pump)>,
     next_thread: AtomicUsize,
@@ -95,6 +104,8 @@ pub struct NodeContext {
     supervisor: OnceLock<Addr<NodeSupervisor>>,
     level_feeds: AtomicU64,
     load: RwLock<NodeLoad>,
+    /// Bytes that its shadows keep back.
+    kept: AtomicI64,
     stopping: AtomicBool,
     dead: AtomicBool,
 }
@@ -129,6 +140,8 @@ impl NodeContext {
         let session = parts.log.open_session(session_options(&parts.id))?;
         let spent = Spent::new(parts.log.partitions());
         Ok(Self {
+            high_waters: HighWaters::new(parts.log.partitions()),
+            finding: Semaphore::new(recovery::FINDS_MAX),
             id: parts.id,
             index: parts.index,
             nodes: parts.nodes,
@@ -150,6 +163,7 @@ impl NodeContext {
             supervisor: OnceLock::new(),
             level_feeds: AtomicU64::new(0),
             load: RwLock::default(),
+            kept: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
             dead: AtomicBool::new(false),
         })
@@ -204,6 +218,13 @@ impl NodeContext {
     /// Whether the symbol lives on another node of the process.
     pub fn is_foreign(&self, symbol: &Symbol) -> bool {
         self.directory.get(symbol).is_some_and(|book| book.node() != self.id)
+    }
+
+    /// Takes note that a shadow keeps `now` bytes back instead of `before`; whether that is within the bounds.
+    pub(super) fn keeps(&self, before: &mut usize, now: usize) -> bool {
+        let change = now as i64 - std::mem::replace(before, now) as i64;
+        let all = self.kept.fetch_add(change, Ordering::AcqRel) + change;
+        now <= self.settings.shadow_bytes_max && (now == 0 || all <= SHADOWS_BYTES_MAX)
     }
 
     /// Whether this node writes the dead letters of a partition that concern no book.
@@ -301,6 +322,8 @@ impl NodeContext {
 #[rtype(result = "()")]
 pub struct BookDied {
     pub symbol: Symbol,
+    /// It ended on purpose, to be restored for the crash path at the fence of this epoch (HANDOVER rule 8b).
+    pub restores_for: Option<Epoch>,
 }
 
 /// Makes one book panic. For fault tests.
@@ -316,24 +339,6 @@ pub struct CrashBook {
 pub struct TakeSnapshot {
     pub symbol: Symbol,
     pub done: oneshot::Sender<Result<Saved, CutError>>,
-}
-
-/// Starts a shadow: a snapshot, then the log. Answered with its status, or with why not.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Follow {
-    pub symbol: Symbol,
-    /// `None`: the newest in the store. One that was given must have been [verified](super::shadows).
-    pub from: Option<Box<Snapshot<Book>>>,
-    pub done: oneshot::Sender<Result<Arc<BookStatus>, String>>,
-}
-
-/// Lets go of a replica that is not the owner's; answered when it is gone, at once if there is none.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct LetGo {
-    pub symbol: Symbol,
-    pub done: oneshot::Sender<()>,
 }
 
 /// What was last saved of a book, and how often it died.
@@ -365,6 +370,8 @@ pub struct NodeSupervisor {
     watches: HashMap<Symbol, Watch>,
     /// Shadows that a move wants here.
     wanted: HashSet<Symbol>,
+    /// Shadows that stand by here.
+    standing_by: HashSet<Symbol>,
     /// Snapshots in progress.
     saving: Arc<Semaphore>,
     ticks: u64,
@@ -401,6 +408,7 @@ impl NodeSupervisor {
             feeds,
             watches: HashMap::new(),
             wanted: HashSet::new(),
+            standing_by: HashSet::new(),
             saving: Arc::new(Semaphore::new(SAVING_MAX)),
             ticks: 0,
         };
@@ -413,67 +421,12 @@ impl NodeSupervisor {
         self.node.statuses()
     }
 
-    /// Lets go of replicas that have nothing left to do here: the book went on, and nobody is owed anything.
-    fn sweep(&mut self, books: &[Arc<BookStatus>]) {
-        for book in books {
-            let owner_is_there = self
-                .node
-                .directory
-                .get(&book.symbol)
-                .is_some_and(|b| b.node() != self.node.id && b.is_active() && b.epoch() >= book.epoch());
-            if !book.is_active() && owner_is_there && book.is_idle_shadow() && !self.wanted.contains(&book.symbol) {
-                self.let_go(book.symbol);
-            }
-        }
-    }
-
-    fn let_go(&mut self, symbol: Symbol) {
-        self.wanted.remove(&symbol);
-        self.watches.remove(&symbol);
-        let Some((book, status)) = self.node.books.write().remove(&symbol) else { return };
-        status.retire();
-        // One per replica and life.
-        #[allow(clippy::disallowed_methods)]
-        self.feeds[status.partition as usize].do_send(Detach { symbol });
-        #[allow(clippy::disallowed_methods)]
-        book.do_send(Retire);
-        tracing::debug!(%symbol, node = %self.node.id, "replica let go");
-    }
-
-    fn follow(
-        &mut self,
-        symbol: Symbol,
-        from: Option<Box<Snapshot<Book>>>,
-        done: oneshot::Sender<Result<Arc<BookStatus>, String>>,
-        ctx: &mut Context<Self>,
-    ) {
-        self.wanted.insert(symbol);
-        if let Some(status) = self.node.status(&symbol) {
-            _ = done.send(Ok(status));
-            return;
-        }
-        let node = Arc::clone(&self.node);
-        let work = async move { prepare(&node, symbol, from).await };
-        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, _| {
-            let result = match prepared {
-                Ok((found, known_durable)) if supervisor.wanted.contains(&symbol) => {
-                    let status =
-                        Arc::clone(&supervisor.node.directory.enter(symbol, found.entry.partition, supervisor.node.id));
-                    supervisor.reattach(&status, found, known_durable);
-                    Ok(status)
-                }
-                Ok(_) => Err("it is not wanted any more".to_owned()),
-                Err(e) => Err(e.to_string()),
-            };
-            _ = done.send(result);
-        }));
-    }
-
     fn tick(&mut self, ctx: &mut Context<Self>) {
         self.ticks += 1;
         let books = self.my_books();
         self.take_due_snapshots(&books, ctx);
         self.sweep(&books);
+        self.trim_shadows(&books);
         if self.ticks.is_multiple_of(ADVANCE_EVERY_TICKS) {
             for feed in &self.feeds {
                 _ = feed.try_send(AdvanceIdle);
@@ -535,36 +488,42 @@ impl NodeSupervisor {
     }
 
     /// Builds a dead book anew, unless it dies too often.
-    fn rebuild(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
+    fn rebuild(&mut self, BookDied { symbol, restores_for }: BookDied, ctx: &mut Context<Self>) {
         let Some(status) = self.node.status(&symbol) else { return };
+        if restores_for.is_none() && !self.may_restart(symbol, &status) {
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        let work = async move { prepare(&node, symbol, None).await };
+        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, ctx| match prepared {
+            Ok((found, known_durable)) => supervisor.reattach(&status, found, known_durable, restores_for),
+            Err(e) => {
+                tracing::error!(%symbol, error = %e, "book cannot be rebuilt yet");
+                ctx.run_later(TICK, move |supervisor, ctx| supervisor.rebuild(BookDied { symbol, restores_for }, ctx));
+            }
+        }));
+    }
+
+    /// Counts a death; `false` if there were too many.
+    fn may_restart(&mut self, symbol: Symbol, status: &Arc<BookStatus>) -> bool {
         let watch = self.watches.entry(symbol).or_insert_with(Watch::new);
         watch.deaths.retain(|at| at.elapsed() < RESTART_WINDOW);
         watch.deaths.push(Instant::now());
         if watch.deaths.len() > RESTARTS_MAX {
             tracing::error!(%symbol, node = %self.node.id, "book dies again and again and stays down");
-            return;
+            return false;
         }
         tracing::error!(%symbol, node = %self.node.id, "book died and is rebuilt from snapshot and log");
         status.count_restart();
         metrics::counter!("hotbook_book_restarts_total").increment(1);
-        let node = Arc::clone(&self.node);
-        let work = async move { prepare(&node, symbol, None).await };
-        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, ctx| match prepared {
-            Ok((found, known_durable)) => supervisor.reattach(&status, found, known_durable),
-            Err(e) => {
-                tracing::error!(%symbol, error = %e, "book cannot be rebuilt yet");
-                ctx.run_later(TICK, move |supervisor, ctx| supervisor.rebuild(symbol, ctx));
-            }
-        }));
+        true
     }
 
-    fn reattach(&mut self, status: &Arc<BookStatus>, found: Found, known_durable: Seq) {
+    fn reattach(&mut self, status: &Arc<BookStatus>, found: Found, known_durable: Seq, crash_path: Option<Epoch>) {
         let from = found.orders_from();
         let events_from = found.events_from();
-        let start = match found.snapshot {
-            Some(snapshot) => Start::Restored { snapshot, known_durable },
-            None => Start::Born { events_from, known_durable },
-        };
+        let begins = found.snapshot.map_or(StartFrom::List { events_from }, StartFrom::Snapshot);
+        let start = Start { from: begins, known_durable, crash_path };
         status.set_detached(true);
         let book = self.node.start_book(status, start, from);
         let attach = Attach { status: Arc::clone(status), book, from };
@@ -580,12 +539,14 @@ async fn prepare(
     given: Option<Box<Snapshot<Book>>>,
 ) -> anyhow::Result<(Found, Seq)> {
     let entry = node.catalogue.get(&symbol).ok_or_else(|| anyhow::anyhow!("symbol is not in the catalogue"))?;
+    // Closed never.
+    let _turn = node.finding.acquire().await;
     let found = match given {
         Some(snapshot) => Found { entry, snapshot: Some(snapshot), owned: None },
-        None => recovery::find(&*node.snapshots, entry).await?,
+        None => recovery::find(&node.snapshots, entry).await?,
     };
-    let known = recovery::high_water(&*node.log, entry.partition, found.events_from()).await?;
-    Ok((found, known.get(&symbol).copied().unwrap_or_default()))
+    let known = node.high_waters.read(&*node.log, entry.partition, symbol, found.events_from()).await?;
+    Ok((found, known))
 }
 
 fn start_feed(
@@ -603,14 +564,14 @@ fn start_feed(
         let known_durable = known.get(&symbol).copied().unwrap_or_default();
         let events_from = f.events_from();
         let start = match f.snapshot {
-            Some(snapshot) => Start::Restored { snapshot, known_durable },
+            Some(snapshot) => StartFrom::Snapshot(snapshot),
             // Its first owner is another node: a LIST met here would not be answered.
-            None if f.owned.is_some() && f.entry.owner != node.id => Start::Born { events_from, known_durable },
+            None if f.owned.is_some() && f.entry.owner != node.id => StartFrom::List { events_from },
             // One that has no snapshot yet is born when the feed meets its LIST.
             None => continue,
         };
         let status = node.directory.enter(symbol, partition, node.id);
-        let book = node.start_book(&status, start, end);
+        let book = node.start_book(&status, Start::new(start, known_durable), end);
         feed = feed.with_book(status, book);
     }
     feed.with_known_durable(known).start()
@@ -628,33 +589,7 @@ impl Handler<BookDied> for NodeSupervisor {
     type Result = ();
 
     fn handle(&mut self, died: BookDied, ctx: &mut Self::Context) {
-        self.rebuild(died.symbol, ctx);
-    }
-}
-
-impl Handler<Follow> for NodeSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, Follow { symbol, from, done }: Follow, ctx: &mut Self::Context) {
-        self.follow(symbol, from, done, ctx);
-    }
-}
-
-impl Handler<LetGo> for NodeSupervisor {
-    type Result = ();
-
-    fn handle(&mut self, LetGo { symbol, done }: LetGo, ctx: &mut Self::Context) {
-        match self.node.status(&symbol) {
-            // It owes a Sealed, or has not yet read the fence that takes the book from it.
-            Some(status) if !status.is_idle_shadow() => {
-                self.wanted.remove(&symbol);
-                ctx.run_later(LET_GO_LOOK, move |_, ctx| ctx.notify(LetGo { symbol, done }));
-            }
-            _ => {
-                self.let_go(symbol);
-                _ = done.send(());
-            }
-        }
+        self.rebuild(died, ctx);
     }
 }
 

@@ -1,18 +1,19 @@
 //! The nodes of the process as they know each other: who is there, the Sealed messages between them, and what a
 //! coordinator hears of a move.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
-use parking_lot::RwLock;
-use tokio::sync::broadcast;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::mpsc;
 
 use super::node::NodeContext;
 use crate::domain::{Epoch, NodeId, Offset, Symbol};
 use crate::migration::replica::Sealed;
 
-/// Milestones a slow listener may be behind; it then misses some and looks at the book's status instead.
-const MILESTONES_MAX: usize = 4_096;
+/// Milestones a slow listener may be behind; it then misses some and looks at the book's status instead. A move has
+/// three for each fence of its book: 64 x 56 bytes = 4 KiB.
+const MILESTONES_MAX: usize = 64;
 
 /// Something that happened to a replica.
 #[derive(Debug, Clone, Copy)]
@@ -31,15 +32,11 @@ pub enum What {
 }
 
 /// The nodes of one process.
+#[derive(Default)]
 pub struct Peers {
     nodes: RwLock<BTreeMap<NodeId, Weak<NodeContext>>>,
-    milestones: broadcast::Sender<Milestone>,
-}
-
-impl Default for Peers {
-    fn default() -> Self {
-        Self { nodes: RwLock::default(), milestones: broadcast::channel(MILESTONES_MAX).0 }
-    }
+    /// By symbol: when a node dies a thousand moves are under way, and each hears of its own book only.
+    listeners: Mutex<HashMap<Symbol, Vec<mpsc::Sender<Milestone>>>>,
 }
 
 impl Peers {
@@ -68,11 +65,25 @@ impl Peers {
     }
 
     pub(super) fn tell(&self, milestone: Milestone) {
-        // Nobody listening is no error.
-        _ = self.milestones.send(milestone);
+        let mut listeners = self.listeners.lock();
+        let Some(of_symbol) = listeners.get_mut(&milestone.symbol) else { return };
+        of_symbol.retain(|listener| match listener.try_send(milestone) {
+            Ok(()) | Err(mpsc::error::TrySendError::Full(_)) => true,
+            Err(mpsc::error::TrySendError::Closed(_)) => false,
+        });
+        if of_symbol.is_empty() {
+            listeners.remove(&milestone.symbol);
+        }
     }
 
-    pub fn listen(&self) -> broadcast::Receiver<Milestone> {
-        self.milestones.subscribe()
+    /// What happens to a symbol's replicas from now on.
+    pub fn listen(&self, symbol: Symbol) -> mpsc::Receiver<Milestone> {
+        let (heard, milestones) = mpsc::channel(MILESTONES_MAX);
+        let mut listeners = self.listeners.lock();
+        let of_symbol = listeners.entry(symbol).or_default();
+        // Those of moves that have ended.
+        of_symbol.retain(|listener| !listener.is_closed());
+        of_symbol.push(heard);
+        milestones
     }
 }

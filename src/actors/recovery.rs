@@ -1,6 +1,9 @@
 //! What a node reads before its books can start: newest snapshots, and how far `events` got.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures_util::{StreamExt, TryStreamExt};
 
 use crate::domain::control::Fence;
 use crate::domain::{Command, Epoch, NodeId, Offset, Seq, Symbol};
@@ -13,6 +16,8 @@ use crate::wire;
 use super::catalogue::{Catalogue, Entry};
 
 const READ_RECORDS_MAX: usize = 8_192;
+/// Snapshots that are read and decoded at once: each holds a thread, and a large book twice.
+pub(super) const FINDS_MAX: usize = 8;
 /// The word that a fence's record has near its beginning.
 const FENCE: &[u8] = b"FENCE";
 const FENCE_WITHIN: usize = 64;
@@ -65,21 +70,24 @@ impl Found {
 ///
 /// # Errors
 /// [`SnapshotStoreError`] when the store itself cannot be read.
-pub async fn find(store: &dyn SnapshotStore, entry: Entry) -> Result<Found, SnapshotStoreError> {
-    let snapshot = newest_valid::<Book>(store, entry.symbol).await?.map(Box::new);
-    Ok(Found { entry, snapshot, owned: None })
+pub async fn find(store: &Arc<dyn SnapshotStore>, entry: Entry) -> Result<Found, SnapshotStoreError> {
+    let (store, here) = (Arc::clone(store), tokio::runtime::Handle::current());
+    // Decoding a large book takes long: not on a thread that feeds others.
+    let found = move || here.block_on(newest_valid::<Book>(&*store, entry.symbol));
+    let found = tokio::task::spawn_blocking(found).await;
+    let snapshot = found.unwrap_or_else(|e| {
+        Err(SnapshotStoreError::Io { doing: "decoded".into(), source: Arc::new(std::io::Error::other(e)) })
+    })?;
+    Ok(Found { entry, snapshot: snapshot.map(Box::new), owned: None })
 }
 
 /// Finds every symbol of the catalogue.
 ///
 /// # Errors
 /// As [`find`].
-pub async fn find_all(store: &dyn SnapshotStore, catalogue: &Catalogue) -> Result<Vec<Found>, SnapshotStoreError> {
-    let mut found = Vec::new();
-    for entry in catalogue.all() {
-        found.push(find(store, entry).await?);
-    }
-    Ok(found)
+pub async fn find_all(store: &Arc<dyn SnapshotStore>, catalogue: &Catalogue) -> Result<Vec<Found>, SnapshotStoreError> {
+    let all = catalogue.all().into_iter().map(|entry| find(store, entry));
+    futures_util::stream::iter(all).buffered(FINDS_MAX).try_collect().await
 }
 
 /// Reads the fences behind the snapshots of one partition's symbols: who owns each by the log.
@@ -125,10 +133,29 @@ pub async fn read_fences(log: &dyn Log, keyring: &wire::Keyring, found: &mut [Fo
 /// # Errors
 /// [`LogError`].
 pub async fn high_water(log: &dyn Log, partition: u32, from: Offset) -> Result<HashMap<Symbol, Seq>, LogError> {
-    let of = TopicPartition { topic: Topic::Events, partition };
-    let end = log.end_offset(of).await?;
-    let mut next = from.max(log.start_offset(of).await?);
     let mut highest = HashMap::new();
+    scan_events(log, partition, from, None, &mut highest).await?;
+    Ok(highest)
+}
+
+/// Enters the highest seq of each symbol in `events` from `from` until `until`, or until the end as it is now; gives
+/// where it ended.
+///
+/// # Errors
+/// [`LogError`].
+pub(super) async fn scan_events(
+    log: &dyn Log,
+    partition: u32,
+    from: Offset,
+    until: Option<Offset>,
+    highest: &mut HashMap<Symbol, Seq>,
+) -> Result<Offset, LogError> {
+    let of = TopicPartition { topic: Topic::Events, partition };
+    let end = match until {
+        Some(until) => until,
+        None => log.end_offset(of).await?,
+    };
+    let mut next = from.max(log.start_offset(of).await?);
     while next < end {
         for record in log.read(of, next, READ_RECORDS_MAX).await? {
             next = record.offset.next();
@@ -143,5 +170,5 @@ pub async fn high_water(log: &dyn Log, partition: u32, from: Offset) -> Result<H
             }
         }
     }
-    Ok(highest)
+    Ok(next)
 }

@@ -7,7 +7,6 @@
 mod nonces;
 mod pending;
 
-use std::collections::VecDeque;
 use std::hash::Hasher;
 
 use bytes::Bytes;
@@ -18,7 +17,7 @@ use crate::domain::control::Fence;
 use crate::domain::{Digest, Epoch, Input, Machine, Micros, NodeId, Offset, Outbox, Seq, Seqs, Symbol};
 use nonces::Nonces;
 pub use nonces::{NONCES_FOR_FENCES, NONCES_MAX};
-use pending::Chunk;
+use pending::{Chunk, Pending};
 
 /// Sealed messages kept until their fence is applied: a shadow's lag is small when it is fenced in, so one is usual.
 /// What finds no room costs the crash path, never an output.
@@ -71,6 +70,9 @@ pub enum Effect {
     Alarm { epoch: Epoch, mine: (Seq, Digest), theirs: (Seq, Digest) },
     /// Discard this replica and restore (rule 3).
     Restore,
+    /// Discard this replica, which forgot outputs that it would have to publish, and restore for the fence of `epoch`
+    /// (rule 8b): see [`Replica::for_crash_path`].
+    RestoreByCrashPath { epoch: Epoch, floor: Seq },
 }
 
 /// What is known of the output topic. A machine with more topics has one of these for each.
@@ -123,8 +125,10 @@ pub struct Replica<M: Machine> {
     /// Last seq enqueued or known durable.
     sent: Seq,
     topic: TopicState,
-    /// Regenerated outputs above `sent`, ascending and dense.
-    pending: VecDeque<Chunk>,
+    /// Regenerated outputs above `sent` and above `forgot`.
+    pending: Pending,
+    /// Outputs up to here were forgotten by the shadow that it was (rule 4).
+    forgot: Seq,
     debts: Vec<Debt>,
 }
 
@@ -169,13 +173,18 @@ impl<M: Machine> Replica<M> {
     /// and of what reading `events` to its end gave. The caller goes on by applying the records from the snapshot's
     /// offset; the replica says nothing until it applies that fence, and then everything above the floor.
     pub fn restore_by_crash_path(me: NodeId, snapshot: Snapshot<M>, epoch: Epoch, floor: Seq) -> Self {
-        let mut replica = Self::restore(me, snapshot);
-        replica.raise_floor(floor);
-        if replica.epoch() < epoch {
-            replica.mode = Mode::Shadow;
-            replica.silent_until = Some(epoch);
+        Self::restore(me, snapshot).for_crash_path(epoch, floor)
+    }
+
+    /// Rule 8b for a replica that was just restored or born.
+    #[must_use]
+    pub fn for_crash_path(mut self, epoch: Epoch, floor: Seq) -> Self {
+        self.raise_floor(floor);
+        if self.epoch() < epoch {
+            self.mode = Mode::Shadow;
+            self.silent_until = Some(epoch);
         }
-        replica
+        self
     }
 
     fn new(me: NodeId, symbol: Symbol, machine: M, outbox: Outbox, owner: NodeId, offset: Offset) -> Self {
@@ -197,7 +206,8 @@ impl<M: Machine> Replica<M> {
             stopped: false,
             sent: Seq(0),
             topic: TopicState::default(),
-            pending: VecDeque::new(),
+            pending: Pending::default(),
+            forgot: Seq(0),
             debts: Vec::new(),
         }
     }
@@ -300,7 +310,7 @@ impl<M: Machine> Replica<M> {
         if self.mode == Mode::Active {
             self.enqueue(chunk, effects);
         } else if let Some(chunk) = chunk.above(self.topic.floor) {
-            self.pending.push_back(chunk);
+            self.pending.push(chunk);
         }
     }
 
@@ -315,7 +325,7 @@ impl<M: Machine> Replica<M> {
     fn become_active(&mut self, effects: &mut Vec<Effect>) {
         self.mode = Mode::Active;
         self.taken = self.hold.take();
-        for chunk in std::mem::take(&mut self.pending) {
+        for chunk in self.pending.take() {
             self.enqueue(chunk, effects);
         }
     }
@@ -334,10 +344,7 @@ impl<M: Machine> Replica<M> {
 
     fn raise_floor(&mut self, seq: Seq) {
         self.topic.floor = self.topic.floor.max(seq);
-        // 4: trimmed only as far as known durable.
-        while self.pending.front().is_some_and(|c| c.last <= self.topic.floor) {
-            self.pending.pop_front();
-        }
+        self.pending.trim(self.topic.floor);
     }
 
     /// Rule 7, and 9b for a holder that was fenced away.
@@ -396,28 +403,47 @@ impl<M: Machine> Replica<M> {
         self.stopped = true;
         self.mode = Mode::Shadow;
         (self.hold, self.silent_until) = (None, None);
-        self.pending.clear();
+        self.pending.take();
         self.debts.clear();
     }
 
     /// 9b: enqueues the held outputs up to `through`; what lies behind is the next owner's and stays pending.
     fn drain(&mut self, through: Seq, effects: &mut Vec<Effect>) {
-        for chunk in std::mem::take(&mut self.pending) {
+        for chunk in self.pending.take() {
             let (head, tail) = chunk.split(through);
             if let Some(head) = head {
                 self.enqueue(head, effects);
             }
-            self.pending.extend(tail);
+            tail.into_iter().for_each(|tail| self.pending.push(tail));
         }
     }
 
-    /// Rule 8a: for a replica that kept its outputs. `hw`: the highest seq found by reading `events` to its end.
-    pub fn take_by_crash_path(&mut self, hw: Seq, effects: &mut Vec<Effect>) {
-        if matches!(self.mode, Mode::Hold(_)) {
-            self.raise_floor(hw);
-            self.become_active(effects);
-            self.pay(effects);
+    /// Rule 4: forgets the outputs that it keeps back, whose memory is wanted elsewhere. Only a shadow may; `false` for any
+    /// other, and for one that replays for the crash path because it needs them.
+    ///
+    /// It can still be moved to by a Sealed, which says that they are durable. By the crash path it can take over only if
+    /// `events` turns out to hold them; otherwise it has to be restored.
+    pub fn forget_outputs(&mut self) -> bool {
+        let may = self.mode == Mode::Shadow && self.silent_until.is_none();
+        if may && self.pending.bytes() > 0 {
+            self.forgot = self.seq();
+            self.pending.take();
+            // 9a: what it can no longer drain it does not drain.
+            self.debts.iter_mut().for_each(|debt| debt.drains = None);
         }
+        may
+    }
+
+    /// Rule 8a, if it kept its outputs; 8b if not. `hw`: the highest seq found by reading `events` to its end.
+    pub fn take_by_crash_path(&mut self, hw: Seq, effects: &mut Vec<Effect>) {
+        let Mode::Hold(epoch) = self.mode else { return };
+        self.raise_floor(hw);
+        if self.forgot > self.sent.max(self.topic.floor) {
+            effects.push(Effect::RestoreByCrashPath { epoch, floor: self.topic.floor });
+            return;
+        }
+        self.become_active(effects);
+        self.pay(effects);
     }
 
     /// Rule 9's test: not "my queue is empty", but "everything up to here is durable".
@@ -500,7 +526,12 @@ impl<M: Machine> Replica<M> {
 
     /// Outputs kept back, for figures.
     pub fn pending_outputs(&self) -> u64 {
-        self.pending.iter().map(Chunk::count).sum()
+        self.pending.outputs()
+    }
+
+    /// Bytes of them.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.bytes()
     }
 
     /// Digest of all that can influence the future: the machine, who owns it, the epoch, the clock, the nonces.

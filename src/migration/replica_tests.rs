@@ -347,6 +347,64 @@ fn the_crash_path_by_restore_is_silent_until_its_fence() {
     assert_eq!(published(&apply(&mut late, &[say(1, 2), say(2, 1)])), [4]);
 }
 
+/// Rule 4: what a shadow forgot it cannot say; that it must be restored for it, it says itself.
+#[test]
+fn a_shadow_that_forgot_its_outputs_takes_the_crash_path_only_by_restore() {
+    let ((a, _), (mut b, _)) = (born(0), born(1));
+    let snapshot = a.cut(Offset(0)).unwrap();
+    let log = [say(1, 2), fence(2, 1, 1), say(3, 1)];
+    apply(&mut b, &log[..1]);
+    assert!(b.pending_bytes() > 0 && b.forget_outputs());
+    assert_eq!((b.pending_bytes(), b.pending_outputs()), (0, 0));
+    apply(&mut b, &log[1..]);
+    assert!(!b.forget_outputs(), "a holder does not");
+    assert_eq!(b.pending_outputs(), 1);
+    let mut effects = Vec::new();
+    b.take_by_crash_path(Seq(2), &mut effects);
+    assert_eq!(effects, [Effect::RestoreByCrashPath { epoch: Epoch(1), floor: Seq(2) }]);
+    assert_eq!(b.mode(), Mode::Hold(Epoch(1)), "nothing was said");
+    let mut restored = Replica::restore(node(1), snapshot).for_crash_path(Epoch(1), Seq(2));
+    apply(&mut restored, &log[..1]);
+    assert!(!restored.forget_outputs(), "it needs them at its fence");
+    assert_eq!(published(&apply(&mut restored, &log[1..])), [3, 4]);
+}
+
+/// What was forgotten and is durable is not missed: by reading, or by the Sealed of a planned move.
+#[test]
+fn forgotten_outputs_that_are_durable_are_not_missed() {
+    let log = [say(1, 2), fence(2, 1, 1), say(3, 1)];
+    let forgetful = || {
+        let (mut b, _) = born(1);
+        apply(&mut b, &log[..1]);
+        b.forget_outputs();
+        apply(&mut b, &log[1..]);
+        b
+    };
+    let (mut read, mut effects) = (forgetful(), Vec::new());
+    read.take_by_crash_path(Seq(3), &mut effects);
+    assert_eq!(published(&effects), [4]);
+    let (mut a, _) = born(0);
+    let mut owed = apply(&mut a, &log);
+    a.acked(Seq(3), &mut owed);
+    let (mut told, mut effects) = (forgetful(), Vec::new());
+    told.sealed(sealed_of(&owed).unwrap(), &mut effects);
+    assert_eq!((published(&effects), told.mode()), (vec![4], Mode::Active));
+}
+
+/// Rule 9a: a holder that was fenced away and forgot what it held drains nothing.
+#[test]
+fn a_holder_fenced_away_that_forgot_drains_nothing() {
+    let ((mut a, _), (mut b, _)) = (born(0), born(1));
+    let log = [say(1, 1), fence(2, 1, 1), say(3, 2), fence(4, 2, 2)];
+    let mut owed = apply(&mut a, &log);
+    a.acked(Seq(2), &mut owed);
+    apply(&mut b, &log);
+    assert!(b.forget_outputs() && b.owes());
+    let mut effects = Vec::new();
+    b.sealed(sealed_of(&owed).unwrap(), &mut effects);
+    assert_eq!((effects, b.owes()), (vec![], true), "it neither drains nor seals");
+}
+
 /// Rule 7 binds the crash path by restore too: what is here already is compared.
 #[test]
 fn an_early_sealed_that_disagrees_stops_the_crash_path_by_restore() {
@@ -427,8 +485,21 @@ impl World {
                     let to = (0..3).find(|n| node(*n) == sealed.to).unwrap();
                     self.processes[to].mail.push_back(sealed);
                 }
+                Effect::RestoreByCrashPath { epoch, floor } => {
+                    let (replica, effects) = self.restored(me);
+                    self.processes[me].replica = replica.for_crash_path(epoch, floor);
+                    self.processes[me].cut = None;
+                    self.run(me, effects);
+                }
                 other => panic!("node {me}: {other:?}"),
             }
+        }
+    }
+
+    fn restored(&self, me: usize) -> (Replica<Toy>, Vec<Effect>) {
+        match self.snapshots.iter().max_by_key(|s| s.offset).cloned() {
+            Some(snapshot) => (Replica::restore(node(me), snapshot), Vec::new()),
+            None => born(me),
         }
     }
 
@@ -469,11 +540,7 @@ impl World {
         self.topic.extend(queue.into_iter().take(landed));
         self.processes[me].mail.clear();
         self.processes[me].cut = None;
-        let newest = self.snapshots.iter().max_by_key(|s| s.offset).cloned();
-        let (replica, effects) = match newest {
-            Some(snapshot) => (Replica::restore(node(me), snapshot), Vec::new()),
-            None => born(me),
-        };
+        let (replica, effects) = self.restored(me);
         self.processes[me].replica = replica;
         self.run(me, effects);
     }
@@ -502,6 +569,7 @@ impl World {
                 self.processes[me].replica.take_by_crash_path(hw, &mut effects);
                 self.run(me, effects);
             }
+            14 => _ = self.processes[me].replica.forget_outputs(),
             _ => {
                 if self.processes[me].cut.is_none() {
                     self.processes[me].cut = self.processes[me].replica.cut(Offset(0));

@@ -203,7 +203,8 @@ impl<'a> Walk<'a> {
                 assert!(self.reals[p].replica.is_durable(cut.seqs.last), "rule 9's test");
                 self.snapshots.entry(snapshot.offset).or_insert(cut);
             }
-            Action::DropPending(_) | Action::Diverge(_) | Action::GiveUp { .. } | Action::ConsumerLearnsEpoch(_) => {
+            Action::DropPending(p) => assert!(self.reals[p].replica.forget_outputs(), "rule 4 lets it"),
+            Action::Diverge(_) | Action::GiveUp { .. } | Action::ConsumerLearnsEpoch(_) => {
                 panic!("not within the bounds: {action:?}")
             }
         }
@@ -274,6 +275,11 @@ impl<'a> Walk<'a> {
             let found = (replica.offset().0, replica.seq().0, replica.epoch().0, replica.owner());
             assert_eq!(found, expected, "offset, seq, epoch, owner of {p}: {}", story());
             let queue: Vec<u8> = process.queue[0].seqs_from(0).map(|(_, seq)| seq).collect();
+            assert!(
+                process.mode != Mode::Active || replica.pending_outputs() == 0,
+                "an owner keeps nothing: {}",
+                story()
+            );
             assert_eq!(real.queue.iter().map(|(seq, _)| *seq).collect::<Vec<_>>(), queue, "queue of {p}: {}", story());
             for seq in 0..=at.seq {
                 let durable = self.model.is_durable(&self.state, p, seq);

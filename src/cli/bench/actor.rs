@@ -15,7 +15,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
 use super::flow_inputs;
-use crate::actors::book::{BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Pump, Start};
+use crate::actors::book::{BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Pump, Start, StartFrom};
 use crate::actors::catalogue::Catalogue;
 use crate::actors::directory::Directory;
 use crate::actors::egress::EventPositions;
@@ -99,6 +99,7 @@ fn node(threads: Vec<(ArbiterHandle, Pump)>, folder: &std::path::Path) -> anyhow
         snapshot_every_records: u64::MAX,
         snapshots_per_second_max: 0,
         cores: 1.0,
+        shadow_bytes_max: crate::actors::book::SHADOW_BYTES_MAX,
         dev_command_cost_us: HashMap::new(),
     };
     Ok(Arc::new(NodeContext::new(NodeParts {
@@ -134,7 +135,7 @@ async fn through_the_mailbox(batches: Vec<(Symbol, Vec<Input<Command>>)>, warm: 
         }
         let (book, permits) = books.entry(symbol).or_insert_with(|| {
             let status = node.directory.enter(symbol, 0, node.id);
-            let born = Start::Born { events_from: Offset(0), known_durable: Seq(0) };
+            let born = Start::new(StartFrom::List { events_from: Offset(0) }, Seq(0));
             (node.start_book(&status, born, Offset(0)), Arc::new(Semaphore::new(BATCHES_IN_FLIGHT_MAX)))
         });
         let permit = Some(Arc::clone(permits).acquire_owned().await?);

@@ -1,5 +1,7 @@
 //! Regenerated outputs in runs, cut only where something of a run is known durable.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use crate::domain::Seq;
@@ -47,4 +49,39 @@ impl Chunk {
 
 fn length_of_first(outputs: &[u8]) -> usize {
     Header::read(outputs).unwrap_or_else(|_| unreachable!("the outbox writes whole outputs")).length
+}
+
+/// The runs that are kept back, ascending and dense.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    chunks: VecDeque<Chunk>,
+    bytes: usize,
+}
+
+impl Pending {
+    pub fn push(&mut self, chunk: Chunk) {
+        self.bytes += chunk.outputs.len();
+        self.chunks.push_back(chunk);
+    }
+
+    /// Lets go of the runs that lie wholly at or below `through`.
+    pub fn trim(&mut self, through: Seq) {
+        while let Some(chunk) = self.chunks.pop_front_if(|c| c.last <= through) {
+            self.bytes -= chunk.outputs.len();
+        }
+    }
+
+    /// All of it, which is then gone.
+    pub fn take(&mut self) -> VecDeque<Chunk> {
+        self.bytes = 0;
+        std::mem::take(&mut self.chunks)
+    }
+
+    pub fn outputs(&self) -> u64 {
+        self.chunks.iter().map(Chunk::count).sum()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }

@@ -42,13 +42,13 @@ pub(super) struct Host {
     pub is_restoring: bool,
     /// Next record to look at while there is no replica.
     unborn: Offset,
+    /// Rule 8b, for a replica that is still to be born.
+    crash_path: Option<(Epoch, Seq)>,
     pub reader: Reader,
     /// The restored snapshot's position in `events`.
     pub events_position: Offset,
-    /// Outputs up to here were dropped by the shadow that it was (rule 4).
-    pub dropped: Seq,
-    /// It replays for rule 8b up to the fence of this epoch, and needs its outputs there.
-    silent_until: Option<Epoch>,
+    /// A careless shell dropped the outputs of its shadow up to here, and the replica does not know.
+    dropped: Seq,
     /// Waits for its outputs to be durable; `true`: a careless shell does not wait.
     pub cut: Option<(Snapshot<Book>, bool)>,
     seen: (Mode, Epoch),
@@ -62,10 +62,10 @@ impl Host {
             replica: None,
             is_restoring: true,
             unborn: Offset(0),
+            crash_path: None,
             reader: Reader::default(),
             events_position: Offset(0),
             dropped: Seq(0),
-            silent_until: None,
             cut: None,
             seen: (Mode::Shadow, Epoch(0)),
             at_fence: None,
@@ -139,11 +139,14 @@ impl World {
                 How::Anew => Replica::restore(me, snapshot),
                 How::CrashPath { epoch, floor } => {
                     self.count(Happened::TookByCrashPathB);
-                    host.silent_until = Some(epoch);
                     Replica::restore_by_crash_path(me, snapshot, epoch, floor)
                 }
             });
         } else {
+            if let How::CrashPath { epoch, floor } = how {
+                self.count(Happened::TookByCrashPathB);
+                host.crash_path = Some((epoch, floor));
+            }
             self.count(Happened::RestoredFromBirth);
             self.say(|| format!("{who} finds no snapshot of {symbol} and replays from its listing"));
         }
@@ -215,7 +218,10 @@ impl World {
         let begin = inputs.iter().position(|i| matches!(i.command, Command::List { .. })).unwrap_or(inputs.len());
         let Some((first, rest)) = inputs[begin..].split_first() else { return &[] };
         let Command::List { listing, .. } = &first.command else { return &[] };
-        host.replica = Replica::born(me, symbol, listing.owner, first, e);
+        host.replica = Replica::born(me, symbol, listing.owner, first, e).map(|born| match host.crash_path {
+            Some((epoch, floor)) => born.for_crash_path(epoch, floor),
+            None => born,
+        });
         if self.mutation == Some(Mutation::LastSentPersisted)
             && let Some(replica) = &mut host.replica
             && let Some((sent, _)) = self.remembered.get(&(self.processes[id.process].node, id.symbol))
@@ -236,22 +242,25 @@ impl World {
 
     /// A shadow that has little memory drops what it would have said (rule 4).
     fn maybe_drop_outputs(&mut self, host: &mut Host) {
-        let Some(replica) = &host.replica else { return };
-        if host.silent_until.is_some_and(|until| replica.epoch() >= until) {
-            host.silent_until = None;
+        let Some(replica) = &mut host.replica else { return };
+        let may = replica.mode() == Mode::Shadow && !replica.owes();
+        if !may || replica.pending_outputs() == 0 || !self.rng.holds.chance(self.weather.loss / 10 + 3) {
+            return;
         }
-        let may = replica.mode() == Mode::Shadow && !replica.owes() && host.silent_until.is_none();
-        if may && replica.pending_outputs() > 0 && self.rng.holds.chance(self.weather.loss / 10 + 3) {
-            host.dropped = host.dropped.max(replica.seq());
-            self.count(Happened::OutputsDropped);
-            let (who, symbol, seq) = (self.who(host.id.process), self.symbol(host.id.symbol), host.dropped);
-            self.say(|| format!("{who} drops the outputs of its shadow of {symbol} up to {seq}"));
+        let seq = replica.seq();
+        if self.mutation == Some(Mutation::DroppedTakesCrashPath) {
+            host.dropped = host.dropped.max(seq);
+        } else if !replica.forget_outputs() {
+            return; // it replays for the crash path, and needs them
         }
+        self.count(Happened::OutputsDropped);
+        let (who, symbol) = (self.who(host.id.process), self.symbol(host.id.symbol));
+        self.say(|| format!("{who} drops the outputs of its shadow of {symbol} up to {seq}"));
     }
 
     /// Carries out effects, notices changes, puts the host back.
     pub(super) fn finish(&mut self, mut host: Box<Host>, effects: Vec<Effect>) {
-        let mut must_restore = false;
+        let mut must_restore = None;
         for effect in effects {
             match effect {
                 Effect::Publish { outputs, .. } => self.publish(&host, &outputs),
@@ -264,19 +273,20 @@ impl World {
                         "{symbol}: MG2, {who} at the fence of epoch {epoch} has seq {mine}, the Sealed {theirs}"
                     ));
                 }
-                Effect::Restore => must_restore = true,
+                Effect::Restore => must_restore = Some(How::Anew),
+                Effect::RestoreByCrashPath { epoch, floor } => must_restore = Some(How::CrashPath { epoch, floor }),
             }
         }
         self.notice(&mut host);
         self.show_cut_if_durable(&mut host);
         let id = host.id;
         self.put_back(host);
-        if must_restore {
-            self.restore_host(id.process, id.symbol, How::Anew);
+        if let Some(how) = must_restore {
+            self.restore_host(id.process, id.symbol, how);
         }
     }
 
-    /// What was dropped cannot be sent. The rest goes out in records of some outputs each.
+    /// What a careless shell dropped cannot be sent. The rest goes out in records of some outputs each.
     fn publish(&mut self, host: &Host, outputs: &[u8]) {
         let mut at = 0;
         let (mut start, mut room) = (0, self.rng.producers.between(1, 12));

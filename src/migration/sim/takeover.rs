@@ -108,20 +108,23 @@ impl World {
             self.count(Happened::StaleHighWater);
         }
         let (who, symbol) = (self.who(id.process), self.symbol(id.symbol));
-        let lacks = host.dropped > hw && self.mutation != Some(Mutation::DroppedTakesCrashPath);
         let has_snapshot = !self.store.files(id.symbol).is_empty();
-        if lacks || (has_snapshot && self.rng.holds.chance(300)) {
+        if has_snapshot && self.rng.holds.chance(300) {
             self.say(|| {
                 format!("{who} takes {symbol} over without a Sealed: restores for epoch {epoch}, hw {hw} (8b)")
             });
             self.restore_host(id.process, id.symbol, How::CrashPath { epoch, floor: hw });
             return;
         }
-        self.count(Happened::TookByCrashPathA);
-        self.say(|| format!("{who} takes {symbol} over without a Sealed: hw {hw} (8a)"));
         let mut effects = Vec::new();
         if let Some(replica) = &mut host.replica {
             replica.take_by_crash_path(hw, &mut effects);
+        }
+        if host.mode() == Some(Mode::Active) {
+            self.count(Happened::TookByCrashPathA);
+            self.say(|| format!("{who} takes {symbol} over without a Sealed: hw {hw} (8a)"));
+        } else {
+            self.say(|| format!("{who} has dropped what it would say of {symbol}, and restores: hw {hw} (8b)"));
         }
         if self.mutation == Some(Mutation::CrashPathOnlyBehindFence) {
             let fence = host.at_fence.map_or(Seq(0), |at| at.sealed.seq);

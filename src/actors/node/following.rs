@@ -1,0 +1,198 @@
+//! Replicas on a node that does not own their books: shadows that a move or a standby wants, and those that have nothing
+//! left to do.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix::prelude::*;
+use tokio::sync::oneshot;
+
+use super::{NodeSupervisor, prepare};
+use crate::actors::book::{Retire, Trim};
+use crate::actors::directory::BookStatus;
+use crate::actors::feed::Detach;
+use crate::domain::Symbol;
+use crate::engine::Book;
+use crate::migration::snapshot::Snapshot;
+
+/// How soon a replica that is not free to go yet is looked at again, and how often; then the sweep takes it.
+const LET_GO_LOOK: Duration = Duration::from_millis(5);
+const LET_GO_LOOKS: u32 = 2_000;
+
+/// Who wants a shadow here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Want {
+    Move,
+    Standby,
+}
+
+/// Answered with the shadow's status, or with why there is none.
+pub type Started = oneshot::Sender<Result<Arc<BookStatus>, String>>;
+
+/// Starts a shadow: a snapshot, then the log.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Follow {
+    pub symbol: Symbol,
+    /// `None`: the newest in the store. One that was given must have been [verified](crate::actors::shadows).
+    pub from: Option<Box<Snapshot<Book>>>,
+    pub done: Started,
+}
+
+/// The same for a standby; a replica that is here stays.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct StandBy {
+    pub symbol: Symbol,
+    pub done: Started,
+}
+
+/// Somebody needs the replica no longer. It goes when nobody does, and it neither owns the book nor owes a Sealed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Forgo {
+    pub symbol: Symbol,
+    pub want: Want,
+}
+
+/// A move lets go of a replica that is not the owner's; answered when it is gone, at once if there is none, or if it
+/// stands by.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct LetGo {
+    pub symbol: Symbol,
+    pub done: oneshot::Sender<()>,
+}
+
+#[derive(Message)]
+#[rtype(result = "()")]
+struct LetGoLook {
+    of: LetGo,
+    looks: u32,
+}
+
+impl NodeSupervisor {
+    fn wants(&mut self, want: Want) -> &mut HashSet<Symbol> {
+        match want {
+            Want::Move => &mut self.wanted,
+            Want::Standby => &mut self.standing_by,
+        }
+    }
+
+    fn is_wanted(&self, symbol: &Symbol) -> bool {
+        self.wanted.contains(symbol) || self.standing_by.contains(symbol)
+    }
+
+    /// Lets go of replicas that have nothing left to do here: the book went on, and nobody is owed anything.
+    pub(super) fn sweep(&mut self, books: &[Arc<BookStatus>]) {
+        for book in books {
+            let owner_is_there = self
+                .node
+                .directory
+                .get(&book.symbol)
+                .is_some_and(|b| b.node() != self.node.id && b.is_active() && b.epoch() >= book.epoch());
+            if !book.is_active() && owner_is_there && book.is_idle_shadow() && !self.is_wanted(&book.symbol) {
+                self.let_go(book.symbol);
+            }
+        }
+    }
+
+    /// Asks shadows of idle books what they still keep back; busy ones ask with each batch.
+    pub(super) fn trim_shadows(&self, books: &[Arc<BookStatus>]) {
+        for status in books.iter().filter(|b| b.kept() > 0 && !b.is_active()) {
+            if let Some(book) = self.node.book(&status.symbol) {
+                // A full mailbox has batches in it.
+                _ = book.try_send(Trim);
+            }
+        }
+    }
+
+    fn let_go(&mut self, symbol: Symbol) {
+        self.watches.remove(&symbol);
+        let Some((book, status)) = self.node.books.write().remove(&symbol) else { return };
+        status.retire();
+        // One per replica and life.
+        #[allow(clippy::disallowed_methods)]
+        self.feeds[status.partition as usize].do_send(Detach { symbol });
+        #[allow(clippy::disallowed_methods)]
+        book.do_send(Retire);
+        tracing::debug!(%symbol, node = %self.node.id, "replica let go");
+    }
+
+    fn follow(&mut self, Follow { symbol, from, done }: Follow, want: Want, ctx: &mut Context<Self>) {
+        self.wants(want).insert(symbol);
+        if let Some(status) = self.node.status(&symbol) {
+            _ = done.send(Ok(status));
+            return;
+        }
+        let node = Arc::clone(&self.node);
+        let work = async move { prepare(&node, symbol, from).await };
+        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, _| {
+            // Somebody else may have wanted it in between.
+            let here = supervisor.node.status(&symbol);
+            let result = match prepared {
+                _ if here.is_some() => here.ok_or_else(String::new),
+                Ok((found, known_durable)) if supervisor.is_wanted(&symbol) => {
+                    let (partition, id) = (found.entry.partition, supervisor.node.id);
+                    let status = supervisor.node.directory.enter(symbol, partition, id);
+                    supervisor.reattach(&status, found, known_durable, None);
+                    Ok(status)
+                }
+                Ok(_) => Err("it is not wanted any more".to_owned()),
+                Err(e) => Err(e.to_string()),
+            };
+            _ = done.send(result);
+        }));
+    }
+}
+
+impl Handler<Follow> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, follow: Follow, ctx: &mut Self::Context) {
+        self.follow(follow, Want::Move, ctx);
+    }
+}
+
+impl Handler<StandBy> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, StandBy { symbol, done }: StandBy, ctx: &mut Self::Context) {
+        self.follow(Follow { symbol, from: None, done }, Want::Standby, ctx);
+    }
+}
+
+impl Handler<Forgo> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, Forgo { symbol, want }: Forgo, _: &mut Self::Context) {
+        self.wants(want).remove(&symbol);
+    }
+}
+
+impl Handler<LetGo> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, of: LetGo, ctx: &mut Self::Context) {
+        self.wanted.remove(&of.symbol);
+        ctx.notify(LetGoLook { of, looks: 0 });
+    }
+}
+
+impl Handler<LetGoLook> for NodeSupervisor {
+    type Result = ();
+
+    fn handle(&mut self, LetGoLook { of, looks }: LetGoLook, ctx: &mut Self::Context) {
+        let is_busy = self.node.status(&of.symbol).is_some_and(|status| !status.is_idle_shadow());
+        if self.is_wanted(&of.symbol) || (is_busy && looks >= LET_GO_LOOKS) {
+            _ = of.done.send(());
+        } else if is_busy {
+            // It owes a Sealed, or has not yet read the fence that takes the book from it.
+            ctx.run_later(LET_GO_LOOK, move |_, ctx| ctx.notify(LetGoLook { of, looks: looks + 1 }));
+        } else {
+            self.let_go(of.symbol);
+            _ = of.done.send(());
+        }
+    }
+}
