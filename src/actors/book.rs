@@ -424,6 +424,7 @@ impl BookActor {
                     ctx.stop();
                 }
                 Effect::RestoreByCrashPath { epoch, .. } => {
+                    metrics::counter!("hotbook_crash_path_restores_total").increment(1);
                     tracing::warn!(symbol = %self.symbol, %epoch, "forgot what it would say, is restored to take over");
                     self.restores_for = Some(epoch);
                     ctx.stop();

@@ -263,6 +263,11 @@ impl BookStatus {
         self.seen.fetch_add(records, Ordering::AcqRel);
     }
 
+    /// Some that were met turned out to be dead letters.
+    pub(super) fn met_in_vain(&self, records: u64) {
+        self.seen.fetch_sub(records, Ordering::AcqRel);
+    }
+
     /// A rebuilt book replays records that were counted before: nothing of the old count holds any more.
     pub(super) fn forget_lag(&self) {
         self.seen.store(self.applied.load(Ordering::Acquire), Ordering::Release);

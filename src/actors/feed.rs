@@ -280,6 +280,7 @@ impl FeedActor {
             let Ok(permit) = Arc::clone(&link.permits).try_acquire_owned() else {
                 link.reach = Reach::Detached { cursor: first, met: (inputs.len() + rest.len()) as u64 + ahead };
                 link.status.set_detached(true);
+                metrics::counter!("hotbook_books_fallen_behind_total").increment(1);
                 tracing::debug!(%symbol, offset = %first, "book fell behind and reads by itself");
                 self.run_cursor(*symbol, ctx);
                 return;
@@ -296,12 +297,9 @@ impl FeedActor {
     /// One step of a detached book: reads, waits for permits, hands on, until it is level with the feed.
     fn run_cursor(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
         let Some(link) = self.links.get_mut(&symbol) else { return };
-        let Reach::Detached { cursor, .. } = link.reach else { return };
+        let Reach::Detached { cursor, met } = link.reach else { return };
         if cursor >= self.next {
-            link.reach = Reach::Level;
-            link.status.set_detached(false);
-            link.send(Deliver::nothing(self.next));
-            tracing::debug!(%symbol, offset = %self.next, "book is level again");
+            link.become_level(self.next, met);
             return;
         }
         let (log, of, permits) = (Arc::clone(&self.node.log), self.from, Arc::clone(&link.permits));
@@ -406,6 +404,16 @@ impl Link {
         }
         self.status.met(records - counted);
         if let Reach::Joining { met, .. } = &self.reach { *met } else { 0 }
+    }
+
+    /// From here on the book gets its records from the feed. `met`: counted by the feed when it passed them, and not
+    /// handed on since: dead letters.
+    fn become_level(&mut self, next: Offset, met: u64) {
+        self.reach = Reach::Level;
+        self.status.met_in_vain(met);
+        self.status.set_detached(false);
+        tracing::debug!(symbol = %self.status.symbol, offset = %next, "book is level");
+        self.send(Deliver::nothing(next));
     }
 
     /// Whether the book's actor is still there.

@@ -9,7 +9,6 @@ use std::collections::HashMap;
 use actix::prelude::*;
 
 use super::{FeedActor, Link, READ_RECORDS_MAX, RETRY, Reach, Run};
-use crate::actors::book::Deliver;
 use crate::clock::thread_cpu_ns;
 use crate::domain::{Offset, Symbol};
 use crate::ports::log::{LogError, Record};
@@ -108,11 +107,11 @@ impl FeedActor {
     /// From here on a book gets its records from the feed.
     fn is_level(&mut self, symbol: &Symbol, party: PartyId) {
         let next = self.next;
-        if let Some(link) = self.links.get_mut(symbol).filter(|link| link.is_of(party)) {
-            link.reach = Reach::Level;
-            link.status.set_detached(false);
-            link.send(Deliver::nothing(next));
-            tracing::debug!(%symbol, offset = %next, "book is level");
+        if let Some(link) = self.links.get_mut(symbol)
+            && let Reach::Joining { party: of, met } = link.reach
+            && of == party
+        {
+            link.become_level(next, met);
         }
     }
 }

@@ -1,0 +1,112 @@
+//! Nodes that die, and books that others restore. Every run is judged from the log by the auditor.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock};
+
+use embedded::*;
+use futures_util::future::join_all;
+use hotbook::actors::exchange::{Exchange, ExchangeConfig};
+use hotbook::actors::shadows::{self, Source};
+use hotbook::domain::{Command, Side};
+use judged::*;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+#[path = "common/embedded.rs"]
+mod embedded;
+#[path = "common/judged.rs"]
+mod judged;
+
+/// A counter without labels as `/metrics` shows it; all tests of this file count together.
+fn counted(name: &str) -> u64 {
+    static METRICS: OnceLock<PrometheusHandle> = OnceLock::new();
+    let metrics = METRICS.get_or_init(|| PrometheusBuilder::new().install_recorder().unwrap());
+    let text = metrics.render();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    line.map_or(0, |value| value.parse().unwrap())
+}
+
+async fn trades_elsewhere(exchange: &Arc<Exchange>, names: &[&str], dead: usize) {
+    let active = |name: &&str| {
+        let book = exchange.directory().get(&symbol(name)).unwrap();
+        book.node() != node(dead) && book.is_active()
+    };
+    until("every book trades elsewhere", || names.iter().all(active)).await;
+}
+
+/// HANDOVER rules 4 and 8b: what a shadow forgot it cannot say, so it is restored, and says it then.
+#[actix_web::test]
+async fn a_shadow_that_forgot_its_outputs_is_restored_to_take_over() {
+    let folder = tempfile::tempdir().unwrap();
+    let before = (counted("hotbook_shadow_outputs_forgotten_total"), counted("hotbook_crash_path_restores_total"));
+    let exchange = start(ExchangeConfig { nodes: 3, shadow_bytes_max: 0, ..config(folder.path()) }).await;
+    let names = ["AAA", "BBB", "CCC"];
+    for name in names {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    let load = Load::on(&exchange, &["AAA"], 4);
+    until("some orders are answered", || load.answered() > 100).await;
+    let saved = exchange.snapshot(symbol("AAA")).await.unwrap();
+    let target = exchange.fleet().get(&node(2)).unwrap();
+    let from = Source::Key(saved.key.path());
+    shadows::restore(&target.context, &target.supervisor, symbol("AAA"), from).await.unwrap();
+    until("the shadow follows", || target.context.status(&symbol("AAA")).is_some_and(|s| !s.is_detached())).await;
+    exchange.fleet().crash(&node(1));
+    // Behind the owner's last output, and before the fence that makes the shadow the owner.
+    send(&exchange, "AAA", &Command::Add(order("behind", Side::Buy, 1, 1))).await;
+    load.stop().await;
+    let book = exchange.directory().get(&symbol("AAA")).unwrap();
+    assert_eq!(book.node(), node(2), "the emptiest node has the shadow");
+    let after = (counted("hotbook_shadow_outputs_forgotten_total"), counted("hotbook_crash_path_restores_total"));
+    assert!(after.0 > before.0, "it forgot");
+    assert_eq!(after.1, before.1 + 1, "it was restored once");
+    assert_eq!(book.restarts(), 0, "which is no death");
+    judge(&exchange, folder.path(), &names).await;
+    exchange.shutdown().await;
+}
+
+/// Many books of one partition come to others at once, from different places of it; one of them is slow.
+#[actix_web::test]
+async fn books_of_one_partition_are_restored_together_and_a_slow_one_by_itself() {
+    let folder = tempfile::tempdir().unwrap();
+    let dev_command_cost_us = HashMap::from([(symbol("S00"), 60)]);
+    let config = ExchangeConfig { nodes: 3, partitions: 1, dev_command_cost_us, ..config(folder.path()) };
+    let exchange = start(config).await;
+    let names: Vec<String> = (0..60).map(|n| format!("S{n:02}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    for name in &names {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    // More than is in flight to a book at once (32 batches of 256), so that it falls behind when it is restored.
+    fill(&exchange, "S00", 12_000).await;
+    for (n, name) in names.iter().enumerate() {
+        send(&exchange, name, &Command::Add(order("first", Side::Buy, 10, 1))).await;
+        if n > 0 && n % 3 == 0 {
+            exchange.snapshot(symbol(name)).await.unwrap();
+        }
+    }
+    until("the slow book is level", || exchange.directory().get(&symbol("S00")).unwrap().lag() == 0).await;
+    let load = Load::on(&exchange, &names, 1);
+    until("some orders are answered", || load.answered() > 200).await;
+    let before = counted("hotbook_books_fallen_behind_total");
+    exchange.fleet().crash(&node(1));
+    trades_elsewhere(&exchange, &names, 1).await;
+    assert!(counted("hotbook_books_fallen_behind_total") > before, "the slow one leaves the others");
+    let then = load.answered();
+    until("orders go on", || load.answered() > then + 200).await;
+    load.stop().await;
+    judge(&exchange, folder.path(), &names).await;
+    until("every book is level, with no record counted twice", || {
+        names.iter().all(|n| exchange.directory().get(&symbol(n)).is_some_and(|b| b.lag() == 0 && !b.is_detached()))
+    })
+    .await;
+    exchange.shutdown().await;
+}
+
+/// Orders as fast as the log takes them.
+async fn fill(exchange: &Exchange, to: &str, orders: usize) {
+    let add = |n| Command::Add(order(&format!("f{n}"), Side::Buy, 1, 1));
+    for chunk in (0..orders).collect::<Vec<_>>().chunks(500) {
+        let commands: Vec<Command> = chunk.iter().map(|n| add(*n)).collect();
+        join_all(commands.iter().map(|command| append(exchange, to, command, &[]))).await;
+    }
+}
