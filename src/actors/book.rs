@@ -14,7 +14,7 @@ use actix::prelude::*;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
 
-use super::directory::{BookStatus, Report};
+use super::directory::{BookStatus, Report, Takeover};
 use super::node::{BookDied, NodeContext};
 use super::peers::{Milestone, What};
 use crate::clock::{self, thread_cpu_ns};
@@ -206,8 +206,8 @@ pub struct BookActor {
     cut: Option<PendingCut>,
     /// Mode, epoch and owner as last seen, so that a change is noticed.
     seen: (Mode, Epoch, NodeId),
-    /// Commands applied behind the fence that it holds at.
-    parked: u64,
+    /// The fence that it holds or last held at, and the commands applied behind it meanwhile.
+    hold: Option<(Offset, u64)>,
 }
 
 impl BookActor {
@@ -241,7 +241,7 @@ impl BookActor {
             effects,
             cut: None,
             seen: (Mode::Shadow, Epoch(0), me),
-            parked: 0,
+            hold: None,
         }
     }
 
@@ -286,11 +286,11 @@ impl BookActor {
             inputs = self.be_born(inputs);
         }
         let Some(replica) = &mut self.replica else { return };
-        let before = replica.mode();
         replica.apply(inputs, batch.through, &mut self.effects);
         if let Some(fence) = replica.hold_offset() {
             let behind = inputs.iter().filter(|i| i.offset > fence).count() as u64;
-            self.parked = if replica.mode() == before { self.parked + behind } else { behind };
+            let before = self.hold.filter(|(held, _)| *held == fence).map_or(0, |(_, parked)| parked);
+            self.hold = Some((fence, before + behind));
         }
         if replica.mode() != Mode::Active
             && let Some((met, _)) = self.node.positions.get(&self.symbol)
@@ -332,6 +332,13 @@ impl BookActor {
         };
         self.status.report(&report, records, busy_ns);
         self.status.set_ownership(replica.owner(), matches!(replica.mode(), Mode::Hold(_)), replica.owes());
+        if replica.mode() == Mode::Active
+            && !self.status.is_active()
+            && let Some((epoch, fence)) = replica.taken_at()
+        {
+            let parked = self.hold.filter(|(held, _)| *held == fence).map_or(0, |(_, parked)| parked);
+            self.status.set_takeover(Takeover { epoch, fence, parked });
+        }
         self.status.set_active(replica.mode() == Mode::Active);
         if !self.status.is_caught_up() && replica.offset() >= self.level_at && replica.is_durable(replica.seq()) {
             self.status.set_caught_up(replica.seq());
@@ -354,11 +361,11 @@ impl BookActor {
         }
         match mode {
             Mode::Active => {
-                if matches!(was.0, Mode::Hold(_)) {
+                if was.0 != Mode::Active && self.status.takeover(epoch).is_some() {
                     self.status.set_moved_at(clock::now());
                 }
                 self.node.directory.claim(&self.status);
-                tell(What::Active { epoch, parked: self.parked });
+                tell(What::Active { epoch });
             }
             Mode::Hold(epoch) => {
                 tracing::debug!(symbol = %self.symbol, node = %self.node.id, %epoch, "holds");

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::domain::{Digest, Epoch, Micros, NodeId, Offset, Seq, Symbol};
 
@@ -89,6 +89,17 @@ pub struct BookStatus {
     rate_milli: AtomicU64,
     busy_ppm: AtomicU64,
     waiting_us: AtomicU64,
+    takeover: Mutex<Option<Takeover>>,
+}
+
+/// How a replica came to publish: what a move's record tells of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Takeover {
+    pub epoch: Epoch,
+    /// Where the fence lies that it held at.
+    pub fence: Offset,
+    /// Commands behind the fence that it had applied before it published.
+    pub parked: u64,
 }
 
 /// What the book actor reports after a batch.
@@ -132,6 +143,7 @@ impl BookStatus {
             rate_milli: zero(),
             busy_ppm: zero(),
             waiting_us: zero(),
+            takeover: Mutex::default(),
         }
     }
 
@@ -322,6 +334,16 @@ impl BookStatus {
     /// A batch has waited so long in the mailbox.
     pub(super) fn waited(&self, us: u64) {
         self.waited_us_max.fetch_max(us, Ordering::AcqRel);
+    }
+
+    /// How it took the book over at this epoch; `None` if it did not, or did before it was rebuilt.
+    pub fn takeover(&self, epoch: Epoch) -> Option<Takeover> {
+        self.takeover.lock().filter(|t| t.epoch == epoch)
+    }
+
+    /// Said before it is seen to be active.
+    pub(super) fn set_takeover(&self, takeover: Takeover) {
+        *self.takeover.lock() = Some(takeover);
     }
 
     pub(super) fn set_moved_at(&self, at: Micros) {

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::book::TakeOver;
-use super::directory::{BookStatus, Directory};
+use super::directory::{BookStatus, Directory, Takeover};
 use super::node::{Follow, LetGo, NodeSupervisor, TakeSnapshot};
 use super::pause;
 use super::peers::{Milestone, Peers, What};
@@ -236,7 +236,7 @@ impl Drive {
             let event = tokio::select! {
                 biased;
                 result = results.recv() => result,
-                Some(milestone) = milestones.recv() => self.heard(&milestone),
+                Some(milestone) = milestones.recv() => self.heard(&milestone, &coordinator),
                 Some(()) = aborted.recv() => Some(Event::Abort),
                 () = tokio::time::sleep(LOOK) => Some(self.look(&coordinator)),
             };
@@ -247,13 +247,13 @@ impl Drive {
         finish(coordinator.record());
     }
 
-    fn heard(&self, milestone: &Milestone) -> Option<Event> {
+    fn heard(&self, milestone: &Milestone, coordinator: &Coordinator) -> Option<Event> {
         let Milestone { node, what, .. } = *milestone;
         let (is_source, is_target) = (node == self.plan.from, node == self.plan.to);
         match what {
             What::FenceApplied { epoch, to, offset } if is_target => Some(Event::FenceApplied { epoch, to, offset }),
             What::Sealed { epoch } if is_source => Some(Event::Sealed { epoch }),
-            What::Active { epoch, parked } if is_target => Some(Event::Active { epoch, parked }),
+            What::Active { .. } if is_target => self.taken(coordinator),
             _ => None,
         }
     }
@@ -275,9 +275,22 @@ impl Drive {
             let lag = if shadow.is_detached() { u64::MAX } else { shadow.lag() };
             return Event::ShadowProgress { lag, epoch: shadow.epoch(), orders: shadow.orders() };
         }
+        self.taken(coordinator).unwrap_or(Event::Tick)
+    }
+
+    /// What the target's status tells if it publishes and the coordinator has not heard so: the fence first.
+    fn taken(&self, coordinator: &Coordinator) -> Option<Event> {
         let epoch = self.plan.epoch.next();
-        let is_switched = step < Step::SwitchRouting && shadow.is_active() && shadow.epoch() >= epoch;
-        if is_switched { Event::Active { epoch, parked: 0 } } else { Event::Tick }
+        let target = self.shadow.lock().clone().filter(|s| s.is_active() && s.epoch() >= epoch)?;
+        if coordinator.is_taken() {
+            return None;
+        }
+        let takeover = target.takeover(epoch);
+        match takeover.filter(|_| coordinator.record().fence.is_none()) {
+            Some(Takeover { fence: offset, .. }) => Some(Event::FenceApplied { epoch, to: self.plan.to, offset }),
+            // Rebuilt since it took over: nobody can tell any more.
+            None => Some(Event::Active { epoch, parked: takeover.map(|t| t.parked) }),
+        }
     }
 
     fn act(&self, action: Action, coordinator: &Coordinator) {
@@ -403,6 +416,7 @@ impl Moves {
             Some(fence) => pause::measure(&*self.parts.log, plan.symbol, partition, fence, begun).await,
             None => Ok(pause::Pause::default()),
         };
+        // What was not measured is not told.
         let pause = measured.unwrap_or_else(|e| {
             tracing::warn!(symbol = %plan.symbol, error = %e, "pause cannot be measured");
             pause::Pause::default()
@@ -461,5 +475,72 @@ fn finish(record: &MoveRecord) {
     match &record.error {
         None => tracing::info!(%id, %symbol, %from, %to, ?pause_us, ?parked, "move completed"),
         Some(error) => tracing::warn!(%id, %symbol, %from, %to, status, error, "move ended"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::actors::directory::Report;
+    use crate::domain::{Digest, Seq};
+    use crate::ports::log::SessionOptions;
+    use crate::ports::log::embedded::EmbeddedLog;
+    use crate::ports::routes::local::LocalRoutes;
+
+    fn drive(plan: Plan, directory: &Arc<Directory>) -> Drive {
+        let log = Arc::new(EmbeddedLog::ephemeral(1).unwrap());
+        let session = log.open_session(SessionOptions { name: "test".into(), queue_bytes_max: 1 }).unwrap();
+        let moves = Arc::new(Moves::new(MovesParts {
+            log,
+            session,
+            keyring: Arc::new(Keyring::from_secret(b"test")),
+            directory: Arc::clone(directory),
+            peers: Arc::default(),
+            routes: Arc::new(LocalRoutes::default()),
+            arbiter: Arbiter::current(),
+            deadlines: Deadlines::default(),
+        }));
+        let status = directory.enter(plan.symbol, 0, plan.from);
+        let target = directory.enter(plan.symbol, 0, plan.to);
+        let shadow = Arc::new(Mutex::new(Some(target)));
+        Drive { moves, plan, status, shadow, events: mpsc::unbounded_channel().0, begun: Micros(0) }
+    }
+
+    #[actix_rt::test]
+    async fn a_takeover_whose_milestones_were_missed_is_told_with_its_true_figures() {
+        let (from, to) = (NodeId::new("n1").unwrap(), NodeId::new("n2").unwrap());
+        let (id, symbol, cause) = (MoveId(1), Symbol::new("A").unwrap(), Cause::Load);
+        let plan = Plan { id, symbol, from, to, epoch: Epoch(4), cause, detected_at: Micros(0) };
+        let directory = Arc::default();
+        let drive = drive(plan, &directory);
+        let mut actions = Vec::new();
+        let mut coordinator = Coordinator::begin(plan, Deadlines::default(), Micros(0), &mut actions);
+        for event in [
+            Event::SnapshotReady { bytes: 1, stall_us: 0 },
+            Event::ShadowProgress { lag: 0, epoch: Epoch(4), orders: 1 },
+            Event::RouteMarked,
+            Event::FenceAppended,
+        ] {
+            coordinator.on(event, Micros(1), &mut actions);
+        }
+        assert_eq!((coordinator.step(), drive.taken(&coordinator)), (Step::WaitForDrain, None));
+
+        let target = drive.shadow.lock().clone().unwrap();
+        let (offset, seq, d) = (Offset(12), Seq(9), Digest(1));
+        let report = Report { offset, seq, epoch: Epoch(5), orders: 2, state_digest: d, book_digest: d };
+        target.report(&report, 4, 0);
+        target.set_takeover(Takeover { epoch: Epoch(5), fence: Offset(8), parked: 3 });
+        target.set_active(true);
+        let fence = Event::FenceApplied { epoch: Epoch(5), to, offset: Offset(8) };
+        assert_eq!(drive.taken(&coordinator), Some(fence.clone()));
+        coordinator.on(fence, Micros(2), &mut actions);
+        let active = Event::Active { epoch: Epoch(5), parked: Some(3) };
+        assert_eq!(drive.taken(&coordinator), Some(active.clone()));
+        coordinator.on(active, Micros(3), &mut actions);
+        assert_eq!((coordinator.record().parked, coordinator.record().fence), (Some(3), Some(Offset(8))));
+        assert_eq!(drive.taken(&coordinator), None, "told once: deadlines go on");
+
+        target.set_takeover(Takeover { epoch: Epoch(6), fence: Offset(20), parked: 0 });
+        assert_eq!(target.takeover(Epoch(5)), None, "of another move");
     }
 }

@@ -16,10 +16,10 @@ const WAIT: Duration = Duration::from_secs(5);
 /// Times in microseconds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Pause {
-    /// See [`PauseMeter`].
-    pub pause_us: u64,
-    /// Largest gap between two publications in the second before the move began.
-    pub baseline_gap_us: u64,
+    /// See [`PauseMeter`]; `None` if no output behind the fence was seen in time though a command lies there.
+    pub pause_us: Option<u64>,
+    /// Largest gap between two publications in the second before the move began; `None` if it was not read.
+    pub baseline_gap_us: Option<u64>,
 }
 
 /// Measures a move that began at `begun` and was fenced at offset `fence` of the book's partition.
@@ -43,10 +43,10 @@ pub async fn measure(
     loop {
         let end = log.end_offset(events).await?;
         if next >= end && first_command.is_none() {
-            return Ok(Pause { pause_us: 0, baseline_gap_us: gap });
+            return Ok(Pause { pause_us: Some(0), baseline_gap_us: Some(gap) });
         }
         let Ok(read) = tokio::time::timeout(WAIT, log.read(events, next, READ_RECORDS_MAX)).await else {
-            return Ok(Pause { pause_us: 0, baseline_gap_us: gap });
+            return Ok(Pause { pause_us: None, baseline_gap_us: Some(gap) });
         };
         for record in read? {
             next = record.offset.next();
@@ -56,7 +56,7 @@ pub async fn measure(
                 previous = Some(record.at);
             }
             if let Some(pause_us) = meter.published(highest, record.at) {
-                return Ok(Pause { pause_us, baseline_gap_us: gap });
+                return Ok(Pause { pause_us: Some(pause_us), baseline_gap_us: Some(gap) });
             }
         }
     }

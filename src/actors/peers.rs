@@ -26,9 +26,18 @@ pub struct Milestone {
 /// What happened.
 #[derive(Debug, Clone, Copy)]
 pub enum What {
-    FenceApplied { epoch: Epoch, to: NodeId, offset: Offset },
-    Sealed { epoch: Epoch },
-    Active { epoch: Epoch, parked: u64 },
+    FenceApplied {
+        epoch: Epoch,
+        to: NodeId,
+        offset: Offset,
+    },
+    Sealed {
+        epoch: Epoch,
+    },
+    /// How it came to that is in its [status](super::directory::BookStatus::takeover).
+    Active {
+        epoch: Epoch,
+    },
 }
 
 /// The nodes of one process.

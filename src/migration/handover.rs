@@ -173,16 +173,16 @@ pub enum Event {
     Sealed {
         epoch: Epoch,
     },
-    /// The target publishes; `parked` commands lay behind the fence when it began to.
+    /// The target publishes; `parked` commands lay behind the fence when it began to, `None` if nobody can tell.
     Active {
         epoch: Epoch,
-        parked: u64,
+        parked: Option<u64>,
     },
     RouteSwitched,
-    /// What was held back is durable. Times from the log's own stamps.
+    /// What was held back is durable. Times from the log's own stamps, `None` if it could not be read for them.
     Replayed {
-        pause_us: u64,
-        baseline_gap_us: u64,
+        pause_us: Option<u64>,
+        baseline_gap_us: Option<u64>,
     },
     Cleaned,
     /// The source does not answer.
@@ -235,6 +235,7 @@ pub struct MoveRecord {
     pub steps: Vec<StepRecord>,
     /// Where the fence lies in the book's partition of `orders`.
     pub fence: Option<Offset>,
+    /// `None`, like the two below, until it is known; what nobody can tell stays `None`.
     pub parked: Option<u64>,
     pub pause_us: Option<u64>,
     pub baseline_gap_us: Option<u64>,
@@ -263,6 +264,8 @@ pub struct Coordinator {
     /// When the fence was handed to the log: from then on there is no way back.
     fenced: Option<Micros>,
     crash_path: Option<Micros>,
+    /// The target publishes.
+    is_taken: bool,
     has_shadow: bool,
     is_marked: bool,
 }
@@ -290,6 +293,7 @@ impl Coordinator {
             entered: plan.detected_at.min(now),
             fenced: None,
             crash_path: None,
+            is_taken: false,
             has_shadow: false,
             is_marked: false,
         };
@@ -310,6 +314,11 @@ impl Coordinator {
 
     pub fn step(&self) -> Step {
         self.step
+    }
+
+    /// Whether the target is known to publish.
+    pub fn is_taken(&self) -> bool {
+        self.is_taken
     }
 
     pub fn is_over(&self) -> bool {
@@ -384,24 +393,23 @@ impl Coordinator {
             Event::Sealed { epoch } if epoch == mine && self.step <= Step::WaitForDrain => {
                 self.enter(Step::SwitchRouting, now);
             }
-            Event::Active { epoch, parked } if epoch == mine && self.record.parked.is_none() => {
+            Event::Active { epoch, parked } if epoch == mine && !self.is_taken => {
                 if self.step < Step::SwitchRouting {
                     self.enter(Step::SwitchRouting, now);
                 }
-                self.record.parked = Some(parked);
+                self.is_taken = true;
+                self.record.parked = parked;
                 actions.push(Action::SwitchRoute);
             }
             // Before the target publishes nobody was asked to switch the route: such an answer is of an older question.
-            Event::RouteSwitched | Event::RouteRefused { .. }
-                if self.step == Step::SwitchRouting && self.record.parked.is_some() =>
-            {
+            Event::RouteSwitched | Event::RouteRefused { .. } if self.step == Step::SwitchRouting && self.is_taken => {
                 // Refused: the table knows a newer epoch, or is away; it is a cache, and the router mends it.
                 self.enter(Step::ReplayPendingOrders, now);
                 actions.push(Action::WatchReplay);
             }
             Event::Replayed { pause_us, baseline_gap_us } if self.step == Step::ReplayPendingOrders => {
-                self.record.pause_us = Some(pause_us);
-                self.record.baseline_gap_us = Some(baseline_gap_us);
+                self.record.pause_us = pause_us;
+                self.record.baseline_gap_us = baseline_gap_us;
                 self.enter(Step::Cleanup, now);
                 actions.push(Action::DropSource);
             }
@@ -422,7 +430,7 @@ impl Coordinator {
         } else if epoch == mine && to == self.record.plan.to {
             self.record.fence = Some(offset);
             self.fence_is_there(now, actions);
-        } else if self.record.parked.is_none() {
+        } else if !self.is_taken {
             self.give_up("another fence came first, or took the book on", now, actions);
         }
     }
@@ -464,7 +472,7 @@ impl Coordinator {
                     self.stop_before_the_fence("the route could not be marked in time", now, actions);
                 }
             }
-            Step::PauseRouting | Step::WaitForDrain | Step::SwitchRouting if self.record.parked.is_none() => {
+            Step::PauseRouting | Step::WaitForDrain | Step::SwitchRouting if !self.is_taken => {
                 if passed(self.fenced.unwrap_or(self.entered)) > d.takeover_us {
                     self.give_up("the target did not take over in time", now, actions);
                 } else if passed(self.crash_path.unwrap_or(self.entered)) > d.drain_us {

@@ -75,9 +75,9 @@ fn a_move_goes_through_its_eight_steps() {
     assert_eq!(d.on(Event::FenceAppended), []);
     assert_eq!(d.on(applied(5, "n2")), []);
     assert_eq!(d.on(Event::Sealed { epoch: Epoch(5) }), []);
-    assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: 3 }), [Action::SwitchRoute]);
+    assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: Some(3) }), [Action::SwitchRoute]);
     assert_eq!(d.on(Event::RouteSwitched), [Action::WatchReplay]);
-    assert_eq!(d.on(Event::Replayed { pause_us: 120, baseline_gap_us: 80 }), [Action::DropSource]);
+    assert_eq!(d.on(Event::Replayed { pause_us: Some(120), baseline_gap_us: Some(80) }), [Action::DropSource]);
     assert_eq!(d.on(Event::Cleaned), []);
     let record = d.coordinator.record();
     assert_eq!(record.status, MoveStatus::Completed);
@@ -152,9 +152,22 @@ fn a_late_answer_about_the_route_does_not_complete_a_move_that_nobody_took_over(
         d.on(Event::Sealed { epoch: Epoch(5) });
         assert_eq!(d.on(stale), []);
         assert_eq!(d.coordinator.step(), Step::SwitchRouting);
-        assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: 1 }), [Action::SwitchRoute]);
+        assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: Some(1) }), [Action::SwitchRoute]);
         assert_eq!(d.on(Event::RouteSwitched), [Action::WatchReplay]);
     }
+}
+
+#[test]
+fn what_nobody_can_tell_stays_unknown_and_does_not_keep_a_move_from_its_end() {
+    let mut d = Drive::begin(Cause::Load);
+    d.up_to_the_fence();
+    assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: None }), [Action::SwitchRoute]);
+    assert_eq!(d.on(Event::Active { epoch: Epoch(5), parked: Some(7) }), [], "it is taken already");
+    assert_eq!(d.on(Event::RouteSwitched), [Action::WatchReplay]);
+    assert_eq!(d.on(Event::Replayed { pause_us: None, baseline_gap_us: None }), [Action::DropSource]);
+    d.on(Event::Cleaned);
+    let record = d.coordinator.record();
+    assert_eq!((record.status, record.parked, record.pause_us), (MoveStatus::Completed, None, None));
 }
 
 fn any_event() -> impl Strategy<Value = Event> {
@@ -175,9 +188,9 @@ fn any_event() -> impl Strategy<Value = Event> {
             offset: Offset(1)
         }),
         epoch().prop_map(|epoch| Event::Sealed { epoch }),
-        epoch().prop_map(|epoch| Event::Active { epoch, parked: 1 }),
+        (epoch(), proptest::option::of(0..3u64)).prop_map(|(epoch, parked)| Event::Active { epoch, parked }),
         Just(Event::RouteSwitched),
-        Just(Event::Replayed { pause_us: 1, baseline_gap_us: 1 }),
+        Just(Event::Replayed { pause_us: Some(1), baseline_gap_us: None }),
         Just(Event::Cleaned),
         Just(Event::SourceSilent),
         Just(Event::TargetGone),
@@ -192,10 +205,11 @@ proptest! {
     #[test]
     fn any_order_of_events_is_survived(events in prop::collection::vec((any_event(), 0u64..3_000_000), 0..60)) {
         let mut d = Drive::begin(Cause::Load);
-        let mut fences = 0;
+        let (mut fences, mut is_taken) = (0, false);
         for (event, later) in events {
             d.now += later;
             let actions = d.on(event);
+            is_taken |= actions.contains(&Action::SwitchRoute);
             fences += actions.iter().filter(|a| matches!(a, Action::AppendFence(_))).count();
             let steps: Vec<Step> = d.coordinator.record().steps.iter().map(|s| s.name).collect();
             prop_assert_eq!(&steps[..], &Step::ALL[..steps.len()]);
@@ -206,6 +220,6 @@ proptest! {
             d.on(Event::Tick);
         }
         prop_assert!(d.coordinator.is_over());
-        prop_assert!(d.status() != MoveStatus::Completed || d.coordinator.record().parked.is_some());
+        prop_assert!(d.status() != MoveStatus::Completed || is_taken);
     }
 }

@@ -519,6 +519,11 @@ impl<M: Machine> Replica<M> {
         self.hold.filter(|_| matches!(self.mode, Mode::Hold(_))).map(|hold| hold.offset)
     }
 
+    /// The fence at which this life of the replica took the machine over: epoch and offset.
+    pub fn taken_at(&self) -> Option<(Epoch, Offset)> {
+        self.taken.map(|at| (at.epoch, at.offset))
+    }
+
     /// Whether a Sealed is owed (rule 9).
     pub fn owes(&self) -> bool {
         !self.debts.is_empty()

@@ -354,7 +354,7 @@ impl World {
                     let known = self.remembered.entry((node, id.symbol)).or_default();
                     known.1 = known.1.max(now.1);
                 }
-                self.tell(id.symbol, &handover::Event::Active { epoch: now.1, parked: 0 });
+                self.tell(id.symbol, &handover::Event::Active { epoch: now.1, parked: None });
             }
             Mode::Hold(epoch) => {
                 let from = self.routes.read(id.symbol, 0).map_or(owner, |row| row.node);

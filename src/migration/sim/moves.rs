@@ -211,7 +211,7 @@ impl World {
                     self.set_route(symbol, row);
                 }
                 Action::WatchReplay => {
-                    self.reply(me, handover::Event::Replayed { pause_us: 0, baseline_gap_us: 0 });
+                    self.reply(me, handover::Event::Replayed { pause_us: None, baseline_gap_us: None });
                 }
                 Action::DropSource => {
                     self.ask(&plan.from, |process| Event::Retire { process, symbol });
