@@ -94,3 +94,16 @@ fn the_command_prints_a_table_and_fails_with_the_seed_and_how_to_repeat_it() {
     assert!(!is_good && story.contains("FENCE") && story.contains("VIOLATION"), "{story}");
     assert!(error.contains("audit: "), "{error}");
 }
+
+#[test]
+fn the_placement_of_books_is_simulated_too_and_a_seed_tells_its_story() {
+    let (is_good, out, _) = hotbook_sim(&["--placement", "--seeds", "5", "--from", "7"]);
+    assert!(is_good && out.contains("every run settled within its bounds"), "{out}");
+    let moves = |pattern: &str| {
+        let line = out.lines().find(|l| l.trim_start().starts_with(pattern)).unwrap();
+        line.split_whitespace().nth(3).unwrap().parse::<u64>().unwrap()
+    };
+    assert!(moves("step") > 0 && moves("square") > 0 && moves("rotating") > moves("step"), "{out}");
+    let (is_good, story, _) = hotbook_sim(&["--placement", "rotating", "--seed", "3", "--trace"]);
+    assert!(is_good && story.contains("is heated up to") && story.contains("goes to n"), "{story}");
+}

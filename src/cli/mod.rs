@@ -10,6 +10,7 @@ mod inspect;
 pub mod replay;
 pub mod serve;
 mod sim;
+mod sim_placement;
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -7,6 +7,8 @@ use std::sync::mpsc;
 
 use anyhow::{Result, bail};
 
+use super::sim_placement as placement;
+use crate::migration::placement::sim::Pattern;
 use crate::migration::sim::{Counts, Happened, Mutation, Options, command_for, run as run_seed};
 
 /// Failures that are told; the others are counted.
@@ -32,6 +34,10 @@ pub struct SimArgs {
     /// Puts a wrong reading of the handover into the nodes: the run should then fail.
     #[arg(long, value_enum)]
     pub mutation: Option<Mutation>,
+    /// Simulates the placement of books instead: how the policy that moves them by itself settles under load that
+    /// changes. One pattern, or all.
+    #[arg(long, value_enum, num_args = 0..=1, conflicts_with = "mutation")]
+    pub placement: Option<Option<Pattern>>,
 }
 
 /// What a thread says of a seed.
@@ -46,6 +52,13 @@ struct Verdict {
 /// # Errors
 /// When a seed shows a violation.
 pub fn run(args: &SimArgs) -> Result<()> {
+    if let Some(pattern) = args.placement {
+        return match (args.trace, args.seed) {
+            (true, Some(seed)) => placement::tell(pattern.unwrap_or(Pattern::Step), seed),
+            (_, Some(seed)) => placement::run(pattern, seed, 1),
+            _ => placement::run(pattern, args.from, args.seeds),
+        };
+    }
     if args.trace {
         return tell(args);
     }

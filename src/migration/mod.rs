@@ -4,6 +4,7 @@ pub mod audit;
 pub mod handover;
 pub mod naive;
 pub mod pause;
+pub mod placement;
 pub mod replica;
 pub mod sim;
 pub mod snapshot;

@@ -16,7 +16,7 @@ mod moves;
 mod mutated;
 mod mutation;
 mod producer;
-mod random;
+pub(super) mod random;
 mod reader;
 mod routes;
 mod store;

@@ -3,7 +3,7 @@
 
 /// xoshiro256++ (Blackman and Vigna 2019), seeded by SplitMix64 from the run's seed and the concern's name.
 #[derive(Debug, Clone)]
-pub(super) struct Stream([u64; 4]);
+pub(in crate::migration) struct Stream([u64; 4]);
 
 impl Stream {
     pub fn new(seed: u64, concern: &str) -> Self {
