@@ -149,14 +149,14 @@ impl Outbox {
         w.u64(price.0);
         w.u64(quantity.0);
         w.u8(maker_side as u8);
-        for party in &parties {
-            w.text(party.order_id.padded(), party.order_id.len());
-            w.text(party.user.padded(), party.user.len());
-            w.u64(party.open.0);
-            w.u64(party.filled.0);
+        if parties.iter().all(|p| are_long(p.order_id, p.user)) {
+            parties.iter().for_each(|p| w.party::<true>(p));
+            w.level(&level);
+        } else {
+            parties.iter().for_each(|p| w.party::<false>(p));
+            w.level(&level);
         }
-        w.level(&level);
-        let length = w.at;
+        let length = w.finish();
         self.close(start, length)
     }
 
@@ -166,12 +166,12 @@ impl Outbox {
         if o.left.is_some() || o.joined.is_some() {
             let (start, mut w) = self.header(KIND_ORDER, answer, Classes::DEPTH | Classes::ORDER_STATUS, [2, 3]);
             w.order(order_id, user, o);
-            let length = w.at;
+            let length = w.finish();
             self.close(start, length)
         } else {
             let (start, mut w) = self.header(KIND_ORDER, answer, Classes::ORDER_STATUS, [3]);
             w.order(order_id, user, o);
-            let length = w.at;
+            let length = w.finish();
             self.close(start, length)
         }
     }
@@ -208,7 +208,7 @@ impl Outbox {
             OutputBody::RulesSet { version } => w.u32(*version),
             _ => {}
         }
-        let length = w.at;
+        let length = w.finish();
         self.close(start, length)
     }
 
@@ -291,10 +291,15 @@ impl Outbox {
 
     #[inline]
     fn close(&mut self, start: usize, length: usize) -> Seq {
-        self.bytes[start..][..4].copy_from_slice(&(length as u32).to_le_bytes());
         self.used = start + length;
         self.seqs.last
     }
+}
+
+/// Whether both names have the length of a UUID, as most have.
+#[inline(always)]
+fn are_long(order_id: &OrderId, user: &UserId) -> bool {
+    order_id.len() == OrderId::MAX && user.len() == UserId::MAX
 }
 
 /// Writes one output. The room has a fixed size, so most writes need no check.
@@ -331,6 +336,28 @@ impl<'a> Writer<'a> {
         self.put(n.to_le_bytes());
     }
 
+    /// Puts the length in front; gives it.
+    #[inline(always)]
+    fn finish(self) -> usize {
+        self.room[..4].copy_from_slice(&(self.at as u32).to_le_bytes());
+        self.at
+    }
+
+    /// The two names of an order. If they are known to be [`are_long`], everything behind them has a fixed place, which
+    /// saves half of the instructions.
+    #[inline(always)]
+    fn names<const LONG: bool>(&mut self, order_id: &OrderId, user: &UserId) {
+        self.text(order_id.padded(), if LONG { OrderId::MAX } else { order_id.len() });
+        self.text(user.padded(), if LONG { UserId::MAX } else { user.len() });
+    }
+
+    #[inline(always)]
+    fn party<const LONG: bool>(&mut self, party: &PartyLine<'_>) {
+        self.names::<LONG>(party.order_id, party.user);
+        self.u64(party.open.0);
+        self.u64(party.filled.0);
+    }
+
     /// Length and text: all of its room is copied, which takes the same few instructions for each, and what comes next
     /// is written over its end.
     #[inline(always)]
@@ -356,8 +383,17 @@ impl<'a> Writer<'a> {
         self.u64(o.quantity.0);
         self.u64(o.open.0);
         self.u64(o.filled.0);
-        self.text(order_id.padded(), order_id.len());
-        self.text(user.padded(), user.len());
+        if are_long(order_id, user) {
+            self.names::<true>(order_id, user);
+            self.rest_of_order(o);
+        } else {
+            self.names::<false>(order_id, user);
+            self.rest_of_order(o);
+        }
+    }
+
+    #[inline(always)]
+    fn rest_of_order(&mut self, o: &OrderLine) {
         if let Some(price) = o.price {
             self.u64(price.0);
         }

@@ -3,7 +3,7 @@
 use super::ids::{Found, Id};
 use super::matching::{Stopped, Taker};
 use super::{Book, open_status};
-use crate::domain::output::{Cause, CommandKind};
+use crate::domain::output::{Cause, CommandKind, OrderLine};
 use crate::domain::{OrderId, OrderStatus, Outbox, OutputBody, Price, Quantity, Reason, UserId};
 
 /// What a REPLACE asks for, once its gaps are filled from the order.
@@ -17,8 +17,12 @@ struct Wanted {
 }
 
 impl Book {
+    /// The order with this id. `guess` is the slot in which it most likely is.
     #[inline]
-    fn find_live(&self, id: Id) -> Option<u32> {
+    fn find_live(&self, (id, guess): (Id, u32)) -> Option<u32> {
+        if self.orders.is(guess, id) {
+            return Some(guess);
+        }
         match self.ids.find(id, &self.orders)? {
             Found::Live(slot) => Some(slot),
             Found::Finished => None,
@@ -27,9 +31,12 @@ impl Book {
 
     /// CANCEL. Another user's order is an unknown one: the id is that of (user, order id).
     #[inline]
-    pub(super) fn cancel(&mut self, user: &UserId, order_id: &OrderId, id: Id, out: &mut Outbox) {
+    pub(super) fn cancel(&mut self, user: &UserId, order_id: &OrderId, id: (Id, u32), out: &mut Outbox) {
         match self.find_live(id) {
-            Some(slot) => self.cancel_resting(slot, Cause::Canceled, Reason::CanceledByUser, true, out),
+            Some(slot) => {
+                let line = self.cancel_quietly(slot, Cause::Canceled, Reason::CanceledByUser);
+                out.order_line(order_id, user, &line, true);
+            }
             None => refused(CommandKind::Cancel, *user, *order_id, Reason::UnknownOrder, out),
         }
     }
@@ -37,7 +44,7 @@ impl Book {
     pub(super) fn cancel_all(&mut self, user: UserId, out: &mut Outbox) {
         let slots = self.orders.of_user(&user);
         for slot in &slots {
-            self.cancel_resting(*slot, Cause::Canceled, Reason::CancelAll, false, out);
+            self.cancel_resting(*slot, Cause::Canceled, Reason::CancelAll, out);
         }
         out.emit(&OutputBody::AllCanceled { user, count: slots.len() as u32 }, true);
     }
@@ -45,15 +52,15 @@ impl Book {
     /// REPLACE.
     pub(super) fn replace(
         &mut self,
-        user: UserId,
-        order_id: OrderId,
-        id: Id,
+        user: &UserId,
+        order_id: &OrderId,
+        id: (Id, u32),
         price: Option<Price>,
         quantity: Option<Quantity>,
         out: &mut Outbox,
     ) {
         let Some(slot) = self.find_live(id) else {
-            refused(CommandKind::Replace, user, order_id, Reason::UnknownOrder, out);
+            refused(CommandKind::Replace, *user, *order_id, Reason::UnknownOrder, out);
             return;
         };
         let o = self.orders.get(slot);
@@ -67,15 +74,14 @@ impl Book {
             open: u32::try_from(total.saturating_sub(done)).unwrap_or(u32::MAX),
         };
         let keeps_place = wanted.price == old_price && wanted.open <= o.open;
-        match self.check_replace(slot, &wanted, done, keeps_place) {
-            Err(reason) => refused(CommandKind::Replace, user, order_id, reason, out),
+        let line = match self.check_replace(slot, &wanted, done, keeps_place) {
+            Err(reason) => return refused(CommandKind::Replace, *user, *order_id, reason, out),
             // The new total is not above what is done: the order ends, its fills kept.
-            Ok(()) if total <= done => {
-                self.cancel_resting(slot, Cause::Replaced, Reason::ReplacedBelowFilled, true, out);
-            }
-            Ok(()) if keeps_place => self.reduce(slot, &wanted, out),
-            Ok(()) => self.move_order(slot, &wanted, out),
-        }
+            Ok(()) if total <= done => self.cancel_quietly(slot, Cause::Replaced, Reason::ReplacedBelowFilled),
+            Ok(()) if keeps_place => self.reduce(slot, &wanted),
+            Ok(()) => self.move_order(slot, &wanted, (order_id, user), out),
+        };
+        out.order_line(order_id, user, &line, true);
     }
 
     fn check_replace(&self, slot: u32, wanted: &Wanted, done: u64, keeps_place: bool) -> Result<(), Reason> {
@@ -106,7 +112,7 @@ impl Book {
     }
 
     /// Less (or the same) at the same price: it keeps its place.
-    fn reduce(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
+    fn reduce(&mut self, slot: u32, wanted: &Wanted) -> OrderLine {
         let (open, filled) = (self.orders.get(slot).open, self.orders.get(slot).filled);
         let left = (wanted.open < open).then(|| {
             self.uncount(slot, wanted.price);
@@ -116,18 +122,23 @@ impl Book {
         });
         let mut line = self.line(slot, Price(wanted.price), Cause::Replaced, open_status(filled), None);
         line.left = left;
-        let names = self.orders.names(slot);
-        out.order_line(&names.order_id, &names.user, &line, true);
+        line
     }
 
     /// Another price or more: to the back of the queue, trading on the way if it crosses.
-    fn move_order(&mut self, slot: u32, wanted: &Wanted, out: &mut Outbox) {
+    fn move_order(
+        &mut self,
+        slot: u32,
+        wanted: &Wanted,
+        (order_id, user): (&OrderId, &UserId),
+        out: &mut Outbox,
+    ) -> OrderLine {
         let left = Some(self.leave(slot));
         let o = self.orders.get(slot);
-        let names = o.names;
         let mut taker = Taker {
-            order_id: &names.order_id,
-            user: &names.user,
+            order_id,
+            user,
+            user_mark: o.user,
             side: o.side(),
             limit: Price(wanted.price),
             self_trade: o.self_trade(),
@@ -151,7 +162,7 @@ impl Book {
         } else {
             self.end_taken(slot);
         }
-        out.order_line(&names.order_id, &names.user, &line, true);
+        line
     }
 }
 

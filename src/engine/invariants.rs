@@ -35,6 +35,10 @@ fn check_side(book: &Book, side: Side, seen: &mut BTreeSet<u32>) -> Result<(), S
     let levels = book.side(side);
     let mut at = levels.best();
     let mut last_step = None;
+    let top = at.map_or(if side == Side::Buy { 0 } else { u64::MAX }, |place| levels.step_of(place));
+    if levels.top() != top {
+        return Err(format!("OB3: the best level is {top}, not {}", levels.top()));
+    }
     while let Some(place) = at {
         let (level, step) = (levels.level(place), levels.step_of(place));
         let worse = |last: u64| if side == Side::Buy { step < last } else { step > last };

@@ -97,6 +97,15 @@ pub(super) struct Levels {
     far: BTreeMap<u64, u32>,
     /// Block with the best level, or NONE.
     best: u32,
+    /// Price step of the best level; if there is none, one that no order reaches.
+    top: u64,
+}
+
+fn nothing(side: Side) -> u64 {
+    match side {
+        Side::Buy => 0,
+        Side::Sell => u64::MAX,
+    }
 }
 
 /// A level: its block and its place in it.
@@ -105,7 +114,8 @@ pub(super) type At = (u32, u8);
 impl Levels {
     pub fn new(side: Side) -> Self {
         let (blocks, levels, free, window, far) = Default::default();
-        Self { side, blocks, levels, free, window, far, best: NONE }
+        let top = nothing(side);
+        Self { side, blocks, levels, free, window, far, best: NONE, top }
     }
 
     #[inline]
@@ -125,6 +135,12 @@ impl Levels {
             return None;
         }
         Some((self.best, self.first_place(self.blocks[self.best as usize].used)))
+    }
+
+    /// Price step of the best level; 0 for no bids, `u64::MAX` for no asks.
+    #[inline]
+    pub fn top(&self) -> u64 {
+        self.top
     }
 
     #[inline]
@@ -189,6 +205,9 @@ impl Levels {
         };
         let place = (step % WIDTH) as u8;
         self.blocks[block as usize].used |= 1 << place;
+        if self.is_better(step, self.top) {
+            self.top = step;
+        }
         (block, place)
     }
 
@@ -198,8 +217,12 @@ impl Levels {
         self.levels[block as usize][usize::from(place)] = EMPTY;
         let b = &mut self.blocks[block as usize];
         b.used &= !(1 << place);
+        let step = b.number * WIDTH + u64::from(place);
         if b.used == 0 {
             self.unmake(block);
+        }
+        if step == self.top {
+            self.top = self.best().map_or(nothing(self.side), |at| self.step_of(at));
         }
     }
 
@@ -238,6 +261,7 @@ impl Levels {
         }
     }
 
+    #[inline]
     fn is_better(&self, number: u64, than: u64) -> bool {
         match self.side {
             Side::Buy => number > than,
@@ -310,6 +334,7 @@ impl Levels {
     }
 
     /// Number of the price step of a level.
+    #[inline]
     pub fn step_of(&self, (block, place): At) -> u64 {
         self.blocks[block as usize].number * WIDTH + u64::from(place)
     }

@@ -1,7 +1,7 @@
 //! An order that arrives: its checks, the trades it makes, and what becomes of the rest.
 
 use super::ids::Id;
-use super::orders::{NONE, Names, Order, flags};
+use super::orders::{NONE, Order, flags, user_mark};
 use super::{Book, RESTING_MAX, open_status};
 use crate::domain::output::{Cause, CommandKind, OrderLine, OrderType, PartyLine, Tif};
 use crate::domain::{
@@ -13,6 +13,7 @@ use crate::domain::{
 pub(super) struct Taker<'a> {
     pub order_id: &'a OrderId,
     pub user: &'a UserId,
+    pub user_mark: u64,
     pub side: Side,
     /// Trades at this price or better; a MARKET order's is the instrument's limit.
     pub limit: Price,
@@ -99,6 +100,7 @@ impl Book {
         Taker {
             order_id: &order.order_id,
             user: &order.user,
+            user_mark: user_mark(&order.user),
             side: order.side,
             limit,
             self_trade: order.self_trade,
@@ -141,7 +143,7 @@ impl Book {
             let mut slot = levels.level(level_at).head;
             while slot != NONE {
                 let maker = self.orders.get(slot);
-                let own = taker.self_trade != SelfTrade::None && self.orders.names(slot).user == *taker.user;
+                let own = self.is_own(slot, taker);
                 if own && taker.self_trade != SelfTrade::CancelOldest {
                     return false;
                 }
@@ -164,6 +166,14 @@ impl Book {
         false
     }
 
+    /// Whether self-trade prevention keeps the taker from the order in a slot.
+    #[inline]
+    fn is_own(&self, slot: u32, taker: &Taker<'_>) -> bool {
+        taker.self_trade != SelfTrade::None
+            && self.orders.get(slot).user == taker.user_mark
+            && self.orders.names(slot).user == *taker.user
+    }
+
     /// Trades against the other side until the taker is filled or stops.
     #[inline]
     pub(super) fn trade(&mut self, taker: &mut Taker<'_>, out: &mut Outbox) -> Stopped {
@@ -171,13 +181,13 @@ impl Book {
         while taker.open > 0 {
             let levels = self.side(against);
             let Some(at) = levels.best() else { return Stopped::NothingLeft };
-            let price = levels.step_of(at) * self.unit;
+            let price = levels.top() * self.unit;
             if !taker.side.crosses(taker.limit, Price(price)) {
                 return Stopped::NothingLeft;
             }
             let slot = levels.level(at).head;
             let maker = self.orders.get(slot);
-            if taker.self_trade != SelfTrade::None && maker.names.user == *taker.user {
+            if self.is_own(slot, taker) {
                 if self.meet_own(slot, taker, out) {
                     return Stopped::SelfTrade;
                 }
@@ -231,6 +241,7 @@ impl Book {
             self.ids.prefetch(next.id);
             if next.next != NONE {
                 self.orders.prefetch(next.next);
+                self.orders.prefetch_names(next.next);
             }
         }
     }
@@ -240,18 +251,18 @@ impl Book {
         match taker.self_trade {
             SelfTrade::CancelNewest => true,
             SelfTrade::CancelOldest => {
-                self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, false, out);
+                self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, out);
                 false
             }
             SelfTrade::CancelBoth => {
-                self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, false, out);
+                self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, out);
                 true
             }
             SelfTrade::Decrement => {
                 let less = taker.open.min(self.orders.get(slot).open);
                 taker.open -= less;
                 if self.orders.get(slot).open == less {
-                    self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, false, out);
+                    self.cancel_resting(slot, Cause::Canceled, Reason::SelfTrade, out);
                 } else {
                     let left = self.shrink(slot, less, 0);
                     let status = open_status(self.orders.get(slot).filled);
@@ -298,9 +309,9 @@ impl Book {
                     id,
                     place: 0,
                     flags: flags(order.side, order.post_only, order.self_trade),
-                    names: Names { order_id: order.order_id, user: order.user },
+                    user: taker.user_mark,
                 };
-                let slot = self.orders.insert(resting);
+                let slot = self.orders.insert(resting, &order.order_id, &order.user);
                 self.ids.live(id, slot);
                 line.joined = Some(self.join(slot, taker.limit.0));
             }

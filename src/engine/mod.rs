@@ -20,8 +20,9 @@ use std::hash::Hasher as _;
 use siphasher::sip128::{Hasher128, SipHasher13};
 
 pub use ids::FINISHED_MAX;
-use ids::{Hasher, Id, Ids};
+use ids::{Hasher, Ids};
 use levels::{At, Levels};
+use machine::Ahead;
 use orders::{NONE, Order, Orders};
 
 use crate::domain::output::{Cause, Level, OrderLine, OrderType, Tif};
@@ -68,8 +69,7 @@ pub struct Book {
     order_sum: u128,
     /// Sum of the second of [`digest::of_order`] over resting orders.
     place_sum: u128,
-    /// Kept for its memory: the ids of a batch, made ahead.
-    ahead: Vec<Id>,
+    ahead: Ahead,
 }
 
 /// Asks the processor to fetch what will be used soon; says nothing else.
@@ -120,7 +120,7 @@ impl Book {
             asks: Levels::new(Side::Sell),
             order_sum: 0,
             place_sum: 0,
-            ahead: Vec::new(),
+            ahead: Ahead::default(),
         }
     }
 
@@ -369,14 +369,20 @@ impl Book {
         }
     }
 
-    /// Cancels a resting order and says so.
+    /// Cancels a resting order; gives what is to be said of it.
     #[inline]
-    fn cancel_resting(&mut self, slot: u32, cause: Cause, reason: Reason, answer: bool, out: &mut Outbox) {
+    fn cancel_quietly(&mut self, slot: u32, cause: Cause, reason: Reason) -> OrderLine {
         let left = self.end_resting(slot);
         let mut line = self.line(slot, left.price, cause, OrderStatus::Canceled, Some(reason));
         line.left = Some(left);
+        line
+    }
+
+    /// Cancels a resting order that the command does not name, and says so.
+    fn cancel_resting(&mut self, slot: u32, cause: Cause, reason: Reason, out: &mut Outbox) {
+        let line = self.cancel_quietly(slot, cause, reason);
         let names = self.orders.names(slot);
-        out.order_line(&names.order_id, &names.user, &line, answer);
+        out.order_line(&names.order_id, &names.user, &line, false);
     }
 }
 

@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use super::ids::{FINISHED_MAX, Ids};
-use super::orders::{NONE, Names, Order, flags_are_valid};
+use super::orders::{NONE, Order, flags_are_valid, user_mark};
 use super::{Book, RESTING_MAX, RULES_VERSION};
 use crate::domain::machine::SnapshotError;
 use crate::domain::{Digest, Instrument, Machine, Micros, OrderId, Price, Quantity, Side, UserId};
@@ -301,11 +301,11 @@ fn read_orders(r: &mut Reader<'_>, book: &mut Book) -> Result<(), SnapshotError>
             id: book.hasher.id(&user, &order_id),
             place: 0,
             flags: flags[i],
-            names: Names { order_id, user },
+            user: user_mark(&user),
         };
         check(book, &order, prices[i], next_rank)?;
         book.next_rank = ranks[i];
-        let slot = book.orders.insert(order);
+        let slot = book.orders.insert(order, &order_id, &user);
         book.ids.live(order.id, slot);
         book.join(slot, prices[i]);
     }
