@@ -136,8 +136,8 @@ impl Book {
                 self.link_group(inputs, g, &ahead);
             }
             if let Some(g) = turn.checked_sub(HASHED_AHEAD) {
-                for n in g * LANES..inputs.len().min((g + 1) * LANES) {
-                    self.apply_with(&inputs[n], ahead.ids[n], ahead.slots[n], out);
+                for (n, input) in (g * LANES..).zip(inputs.iter().skip(g * LANES).take(LANES)) {
+                    self.apply_with(input, ahead.ids[n], ahead.slots[n], out);
                     applied(n);
                 }
             }
