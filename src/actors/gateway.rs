@@ -14,11 +14,12 @@ use super::egress::{Egress, EgressParts, EventPositions};
 use super::mirror::{Mirrors, Start, read_starts};
 use super::router::{Refusal, RouterCore, RouterParts};
 use super::waiters::Waiters;
-use crate::domain::{Origin, Output, Symbol, UserId};
+use crate::domain::{Origin, Symbol, UserId};
 use crate::ports::log::{Log, LogError};
 use crate::ports::routes::Routes;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire::Keyring;
+pub use crate::wire::client::{Role, Said};
 
 /// Number of a connection within its gateway; 0 stands for REST.
 pub type ConnectionId = u32;
@@ -31,27 +32,6 @@ pub enum Channel {
     Ticker,
     /// All of the user's own orders, whichever way they were sent; the symbol is ignored.
     Orders,
-}
-
-/// An output and what is needed to write it down for a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Said {
-    pub symbol: Symbol,
-    pub price_scale: u8,
-    pub output: Output,
-}
-
-/// Why an output goes to a connection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// It answers a command of this connection.
-    Answer,
-    /// The taker's side of a trade is this connection's (or its user's) order.
-    Taker,
-    /// The maker's side is.
-    Maker,
-    /// An order of this connection or its user changed.
-    Update,
 }
 
 /// Something for a connection.

@@ -9,6 +9,7 @@ use bytestring::ByteString;
 use super::gateway::{Channel, ConnectionId, Push, Sink};
 use super::mirror::{DepthChanges, Mirror, TickerView, TradeView};
 use crate::domain::{Micros, Price, Quantity, Seq, Symbol};
+use crate::wire::rfc3339;
 
 type Listeners = HashMap<ConnectionId, Arc<dyn Sink>>;
 
@@ -108,12 +109,6 @@ impl Channels {
 /// A price as a JSON number, exact.
 fn put_price(text: &mut String, price: Price, scale: u8) {
     text.push_str(&price.to_decimal(scale));
-}
-
-/// A time as RFC 3339 text.
-fn rfc3339(at: Micros) -> String {
-    let at = i64::try_from(at.0).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
-    at.unwrap_or_default().to_string()
 }
 
 fn put_levels(text: &mut String, scale: u8, levels: impl Iterator<Item = (Price, u64)>) {

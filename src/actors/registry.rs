@@ -12,9 +12,9 @@ use super::connection::{CloseWith, Connection, Item};
 use super::gateway::Gateway;
 use super::router::{RouterCore, Submit};
 use super::session::has_ended;
-use crate::api::ws_text;
 use crate::clock;
 use crate::domain::{Command, OrderId, Symbol, UserId};
+use crate::wire::client::ws_text;
 
 /// How often connections are looked at: 10,000 of them are a millisecond's work.
 const TICK: Duration = Duration::from_millis(100);

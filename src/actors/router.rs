@@ -16,6 +16,7 @@ use crate::domain::{Command, Instrument, NewOrder, OrderKind, Origin, Reason, Sy
 use crate::ports::log::{
     Log, LogError, NewRecord, Receipt, Session, SessionOptions, Topic, TopicPartition, partition_of,
 };
+use crate::wire::client::error::EdgeError;
 use crate::wire::{Control, Keyring, orders};
 
 /// Why nothing was appended.
@@ -64,6 +65,12 @@ impl Refusal {
             LogError::TooLarge { .. } | LogError::NoPartition { .. } | LogError::ReadOnly => Some(Self::LogUnavailable),
             _ => None,
         }
+    }
+}
+
+impl From<Refusal> for EdgeError {
+    fn from(refusal: Refusal) -> Self {
+        Self::from_code(refusal.code())
     }
 }
 
@@ -283,5 +290,26 @@ mod tests {
         router.send(cancel(toy.symbol)).await.unwrap().unwrap().await.unwrap();
         let unknown = router.send(cancel(Symbol::new("NONE").unwrap())).await.unwrap();
         assert_eq!(unknown.err(), Some(Refusal::UnknownSymbol));
+    }
+
+    #[test]
+    fn every_refusal_of_the_router_is_in_the_table() {
+        use Refusal::{
+            Forbidden, Invalid, LogUnavailable, NotAuthenticated, NotConnected, Overloaded, TooManySubscriptions,
+            UnknownSymbol,
+        };
+        let refusals = [
+            UnknownSymbol,
+            Overloaded,
+            LogUnavailable,
+            Forbidden,
+            TooManySubscriptions,
+            NotAuthenticated,
+            NotConnected,
+            Invalid(Reason::PriceAboveLimit),
+        ];
+        for refusal in refusals {
+            assert_eq!(EdgeError::from(refusal).code, refusal.code());
+        }
     }
 }

@@ -18,14 +18,16 @@ use super::connection::{CloseWith, Connection, Item};
 use super::gateway::{Channel, Gateway, Push, Role, Said};
 use super::mirror::Mirrors;
 use super::router::{RouterCore, Submit};
-use crate::api::error::{Code, EdgeError};
-use crate::api::schema::{self, BODY_BYTES_MAX, ChangeFields, OrderFields};
-use crate::api::ws_message::{AuthFields, CancelAllFields, Head, ResumeFields, SubscribeFields, checked_request_id};
-use crate::api::ws_text;
 use crate::domain::control::Authority;
 use crate::domain::{Command, Micros, OrderId, Symbol, UserId};
 use crate::ports::identity::{Caller, Identity, IdentityError};
 use crate::ports::log::{Ack, LogError, Receipt};
+use crate::wire::client::error::{Code, EdgeError};
+use crate::wire::client::schema::{self, BODY_BYTES_MAX, ChangeFields, OrderFields};
+use crate::wire::client::ws_message::{
+    AuthFields, CancelAllFields, Head, ResumeFields, SubscribeFields, checked_request_id,
+};
+use crate::wire::client::ws_text::{self, Standing};
 
 /// Commands of one connection without an answer: 4,096 x about 300 bytes = 1.2 MiB.
 pub const IN_FLIGHT_MAX: usize = 4_096;
@@ -483,7 +485,9 @@ impl Session {
             let mirrors = self.gateway.mirrors();
             let now = mirrors.last_seq(&symbol).map_or(0, |s| s.0);
             for order in mirrors.open_orders(Some(&symbol), &user) {
-                ctx.text(ws_text::order_view(&order));
+                let (order_id, symbol, seq) = (order.order_id, order.symbol, order.seq);
+                let (status, filled, remaining) = (order.status, order.filled, order.remaining);
+                ctx.text(ws_text::standing(&Standing { order_id, symbol, status, filled, remaining, seq }));
             }
             if last != now {
                 let e = EdgeError::new(Code::ResyncNeeded).detail("symbol", name).detail("seq", now);

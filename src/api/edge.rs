@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use actix::Addr;
-use actix_web::http::header;
-use actix_web::{HttpRequest, web};
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, ResponseError, web};
 use metrics_exporter_prometheus::PrometheusHandle;
 
 use super::error::{Code, EdgeError};
@@ -82,5 +82,16 @@ impl Edge {
     /// `draining` once the server goes down.
     pub fn takes_commands(&self) -> Result<(), EdgeError> {
         if self.draining.load(Ordering::Acquire) { Err(EdgeError::new(Code::Draining)) } else { Ok(()) }
+    }
+}
+
+impl ResponseError for EdgeError {
+    fn status_code(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// The request's id is filled in by the server's outermost layer, which knows the request.
+    fn error_response(&self) -> HttpResponse {
+        HttpResponse::build(self.status_code()).json(self.to_json(""))
     }
 }

@@ -9,9 +9,9 @@ use super::error::{Code, EdgeError};
 use super::rest::Outcome;
 use super::schema;
 use super::view::{self, OrderView};
-use super::ws_text::rfc3339;
 use crate::domain::output::Level;
 use crate::domain::{Instrument, Reason, Symbol};
+use crate::wire::rfc3339;
 
 /// Levels a side without `depth`, and the most there are.
 const DEPTH_DEFAULT: usize = 20;

@@ -8,11 +8,11 @@ use super::edge::Shared;
 use super::error::{Code, EdgeError};
 use super::rest::{Body, Outcome, bytes};
 use super::schema;
-use super::ws_text::rfc3339;
 use crate::actors::fleet::DrainError;
 use crate::actors::moves::MoveError;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::{Cause, MoveId, MoveRecord, MoveStatus, Step};
+use crate::wire::rfc3339;
 
 /// Registers the addresses.
 pub fn routes(config: &mut web::ServiceConfig) {

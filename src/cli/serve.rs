@@ -13,12 +13,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::demo;
 use crate::actors::exchange::{Exchange, ExchangeConfig};
 use crate::api::grpc::{self, GrpcServer};
-use crate::api::schema::random_bytes;
 use crate::api::server::{self, Server};
 use crate::config::{Config, GRPC_PORT};
 use crate::domain::Symbol;
 use crate::ports::identity::Identity;
 use crate::ports::identity::hs256::Hs256;
+use crate::wire::client::schema::random_bytes;
 use crate::wire::rpc::RpcKey;
 
 /// How often readiness is looked at while starting.

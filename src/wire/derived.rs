@@ -9,8 +9,9 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
+use super::rfc3339;
 use crate::domain::output::{Level, OrderUpdate, Output, OutputBody, Party, Trade};
-use crate::domain::{Classes, Micros, Offset, OrderId, Price, Seq, Side, Symbol, UserId};
+use crate::domain::{Classes, Offset, OrderId, Price, Seq, Side, Symbol, UserId};
 
 /// Where a derived record comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -211,18 +212,13 @@ fn decimal(price: Price, scale: u8) -> Box<RawValue> {
     RawValue::from_string(text).unwrap_or_else(|e| unreachable!("a decimal is JSON: {e}"))
 }
 
-fn rfc3339(at: Micros) -> String {
-    let at = i64::try_from(at.0).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
-    at.unwrap_or_default().to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
     use crate::domain::output::{Cause, OrderType, Tif};
-    use crate::domain::{Epoch, OrderStatus, Origin, Quantity};
+    use crate::domain::{Epoch, Micros, OrderStatus, Origin, Quantity};
 
     fn output(body: OutputBody) -> Output {
         Output {

@@ -1,12 +1,13 @@
-//! What crosses a process boundary in binary: order records, control records, events records.
+//! What crosses a process boundary: order records, control records, events records, what clients send and are told.
 
+pub mod client;
 pub mod control;
 pub mod derived;
 pub mod events;
 pub mod orders;
 pub mod rpc;
 
-use crate::domain::{Command, Symbol};
+use crate::domain::{Command, Micros, Symbol};
 pub use control::{Control, Keyring};
 
 /// Why a record of the `orders` log cannot be used. Such a record becomes a dead letter and stops nothing.
@@ -59,9 +60,20 @@ pub fn decode(value: &[u8], partition: u32, keyring: &Keyring) -> Result<(Symbol
     if wire.mac.is_some() { control::decode(&wire, partition, keyring) } else { orders::decode(&wire) }
 }
 
+/// A time as RFC 3339 text, in UTC.
+pub fn rfc3339(at: Micros) -> String {
+    let at = i64::try_from(at.0).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
+    at.unwrap_or_default().to_string()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_rfc3339() {
+        assert_eq!(rfc3339(Micros(1_700_000_000_000_001)), "2023-11-14T22:13:20.000001Z");
+    }
     use crate::domain::command::Listing;
     use crate::domain::{Epoch, Instrument, Micros, NewOrder, NodeId, OrderId, OrderKind, Price, Quantity, SelfTrade};
     use crate::domain::{Side, TimeInForce, UserId, control::Fence};

@@ -8,10 +8,10 @@ use tonic::{Request, Response, Status};
 use crate::actors::book::CutError;
 use crate::actors::exchange::Exchange;
 use crate::actors::shadows::{ShadowError, Source};
-use crate::api::decimal;
 use crate::domain::output;
 use crate::domain::{NodeId, Price, Symbol};
 use crate::migration::snapshot::SnapshotHeader;
+use crate::wire::client::decimal;
 use crate::wire::rpc::v1::order_book_engine_server::OrderBookEngine;
 use crate::wire::rpc::v1::{
     GetOrderBookRequest, GetOrderBookResponse, Level, RemoveOrderBookRequest, RemoveOrderBookResponse,

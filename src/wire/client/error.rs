@@ -1,10 +1,7 @@
 //! The one error of the edge: a stable code, an HTTP status, a sentence, the request's id. One table of all codes.
 
-use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, ResponseError};
 use serde::Serialize;
 
-use crate::actors::router::Refusal;
 use crate::domain::Reason;
 
 macro_rules! codes {
@@ -173,23 +170,6 @@ impl From<Reason> for EdgeError {
     }
 }
 
-impl From<Refusal> for EdgeError {
-    fn from(refusal: Refusal) -> Self {
-        Self::from_code(refusal.code())
-    }
-}
-
-impl ResponseError for EdgeError {
-    fn status_code(&self) -> StatusCode {
-        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-    }
-
-    /// The request's id is filled in by the server's outermost layer, which knows the request.
-    fn error_response(&self) -> HttpResponse {
-        HttpResponse::build(self.status_code()).json(self.to_json(""))
-    }
-}
-
 /// The table as docs/errors.md shows it.
 pub fn table_as_markdown() -> String {
     let mut out = String::from("| code | status | meaning |\n|---|---|---|\n");
@@ -215,29 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn every_refusal_of_the_router_is_in_the_table() {
-        use Refusal::{
-            Forbidden, Invalid, LogUnavailable, NotAuthenticated, NotConnected, Overloaded, TooManySubscriptions,
-            UnknownSymbol,
-        };
-        let refusals = [
-            UnknownSymbol,
-            Overloaded,
-            LogUnavailable,
-            Forbidden,
-            TooManySubscriptions,
-            NotAuthenticated,
-            NotConnected,
-            Invalid(Reason::PriceAboveLimit),
-        ];
-        for refusal in refusals {
-            assert_eq!(EdgeError::from(refusal).code, refusal.code());
-        }
-    }
-
-    #[test]
     fn the_docs_show_the_table_as_it_is() {
-        let docs = include_str!("../../docs/errors.md");
+        let docs = include_str!("../../../docs/errors.md");
         assert!(docs.contains(&table_as_markdown()), "docs/errors.md must contain:\n{}", table_as_markdown());
     }
 }

@@ -4,15 +4,26 @@ use std::fmt::Write;
 
 use bytestring::ByteString;
 
-use super::decimal;
 use super::error::EdgeError;
-use crate::actors::gateway::{Role, Said};
-use crate::actors::mirror::OrderView;
+use super::{Role, Said, decimal};
 use crate::domain::output::{OrderUpdate, Party, Trade};
-use crate::domain::{Micros, OrderId, OutputBody, Side, Symbol};
+use crate::domain::{Micros, OrderId, OrderStatus, OutputBody, Quantity, Seq, Side, Symbol};
+use crate::wire::rfc3339;
 
 /// The client's `request_id`, as the JSON text that it sent.
 pub type RequestId = Option<Box<str>>;
+
+/// How an order stands.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    pub order_id: OrderId,
+    pub symbol: Symbol,
+    pub status: OrderStatus,
+    pub filled: Quantity,
+    pub remaining: Quantity,
+    /// Seq of the output that answered its ADD or last REPLACE.
+    pub seq: Seq,
+}
 
 /// Writes a JSON string.
 pub fn string(s: &str, into: &mut String) {
@@ -23,12 +34,6 @@ pub fn string(s: &str, into: &mut String) {
     } else {
         into.push_str(&serde_json::Value::from(s).to_string());
     }
-}
-
-/// A time as RFC 3339 text.
-pub fn rfc3339(at: Micros) -> String {
-    let at = i64::try_from(at.0).ok().and_then(|us| jiff::Timestamp::from_microsecond(us).ok());
-    at.unwrap_or_default().to_string()
 }
 
 /// Starts `{"type":..,"request_id":..,"data":{`; [`end`] closes it.
@@ -136,7 +141,7 @@ fn order_status(said: &Said, update: &OrderUpdate, request_id: Option<&str>) -> 
 }
 
 /// How an order stands, as RESUME tells it.
-pub fn order_view(order: &OrderView) -> ByteString {
+pub fn standing(order: &Standing) -> ByteString {
     let mut text = begin("ORDER_STATUS", None);
     order_and_symbol(Some(&order.order_id), &order.symbol, &mut text);
     let (status, filled, open, seq) = (order.status.as_str(), order.filled.0, order.remaining.0, order.seq);
@@ -166,7 +171,7 @@ fn fill(said: &Said, trade: &Trade, role: &Role, request_id: Option<&str>) -> By
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::error::Code;
+    use crate::wire::client::error::Code;
 
     fn json(text: &ByteString) -> serde_json::Value {
         serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
@@ -184,10 +189,5 @@ mod tests {
         for text in [pong(Some("\"a\"")), heartbeat(Micros(1)), draining(), done(None, "AUTH", r#""user_id":"a""#)] {
             json(&text);
         }
-    }
-
-    #[test]
-    fn times_are_rfc3339() {
-        assert_eq!(rfc3339(Micros(1_700_000_000_000_001)), "2023-11-14T22:13:20.000001Z");
     }
 }
