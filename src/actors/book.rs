@@ -90,10 +90,6 @@ pub struct Retire;
 
 #[derive(Message)]
 #[rtype(result = "()")]
-struct Continue;
-
-#[derive(Message)]
-#[rtype(result = "()")]
 struct Published {
     through: Seq,
     result: Result<(), LogError>,
@@ -145,7 +141,7 @@ impl Start {
     }
 }
 
-/// Outputs on their way to the log; handled in FIFO order by the thread's pump.
+/// Outputs on their way to the log; handled in FIFO order by the pump of their partition.
 struct InFlight {
     receipt: Receipt,
     through: Seq,
@@ -153,13 +149,18 @@ struct InFlight {
     permit: Option<OwnedSemaphorePermit>,
 }
 
-/// Hands published outputs to the pump of a thread.
+/// Hands published outputs to the pumps of a thread, one for each partition: one that stands still delays no other.
 #[derive(Clone)]
-pub struct Pump(mpsc::UnboundedSender<InFlight>); // bounded by the permits that ride in it
+pub struct Pump(Arc<[mpsc::UnboundedSender<InFlight>]>); // bounded by the permits that ride in them
 
 impl Pump {
-    /// Starts a pump on the calling arbiter. One session is FIFO, so its receipts resolve in the order of this queue.
-    pub fn start() -> Self {
+    /// Starts the pumps on the calling arbiter. A session is FIFO within a partition, so the receipts of each resolve in
+    /// the order of its queue.
+    pub fn start(partitions: u32) -> Self {
+        Self((0..partitions).map(|_| Self::of_partition()).collect())
+    }
+
+    fn of_partition() -> mpsc::UnboundedSender<InFlight> {
         let (tx, mut rx) = mpsc::unbounded_channel::<InFlight>();
         actix::spawn(async move {
             while let Some(InFlight { receipt, through, book, permit }) = rx.recv().await {
@@ -170,7 +171,14 @@ impl Pump {
                 drop(permit);
             }
         });
-        Self(tx)
+        tx
+    }
+
+    /// The pumps end only with their thread, and the book with it.
+    fn send(&self, partition: u32, in_flight: InFlight) {
+        if let Some(pump) = self.0.get(partition as usize) {
+            _ = pump.send(in_flight);
+        }
     }
 }
 
@@ -200,7 +208,7 @@ pub struct BookActor {
     /// The restored snapshot's position in `events`, good for any later snapshot (HANDOVER rule 10).
     events_position: Offset,
     queue: VecDeque<Deliver>,
-    /// A `Continue` is on its way.
+    /// The next slice is on its way.
     resuming: bool,
     effects: Vec<Effect>,
     cut: Option<PendingCut>,
@@ -255,11 +263,20 @@ impl BookActor {
                 self.queue.push_front(rest);
             }
             if thread_cpu_ns() - started >= SLICE_NS_MAX && !self.queue.is_empty() {
-                self.resuming = true;
-                ctx.notify(Continue);
+                self.give_way(ctx);
                 return;
             }
         }
+    }
+
+    /// Lets the other books of the thread go first. A `notify` would not: actix handles it within the same poll.
+    fn give_way(&mut self, ctx: &mut Context<Self>) {
+        self.resuming = true;
+        let goes_on = tokio::task::yield_now().into_actor(self).map(|(), book, ctx| {
+            book.resuming = false;
+            book.work(ctx);
+        });
+        ctx.spawn(goes_on);
     }
 
     /// Cuts a batch of an artificially slow book so that a slice stays a slice; the permit stays with the rest.
@@ -454,8 +471,7 @@ impl BookActor {
         let record = |value| NewRecord { to, key: key.clone(), header: Bytes::new(), value };
         let receipt = self.session.append_all(values.into_iter().map(record).collect());
         let in_flight = InFlight { receipt, through: last, book: ctx.address(), permit };
-        // The pump ends only with its thread, and this actor with it.
-        _ = self.pump.0.send(in_flight);
+        self.pump.send(to.partition, in_flight);
     }
 
     /// Rule 10: a cut becomes visible only once every output up to its seq is durable.
@@ -570,15 +586,6 @@ impl Handler<Deliver> for BookActor {
     }
 }
 
-impl Handler<Continue> for BookActor {
-    type Result = ();
-
-    fn handle(&mut self, _: Continue, ctx: &mut Self::Context) {
-        self.resuming = false;
-        self.work(ctx);
-    }
-}
-
 impl Handler<Published> for BookActor {
     type Result = ();
 
@@ -648,5 +655,31 @@ impl Handler<Crash> for BookActor {
 
     fn handle(&mut self, _: Crash, _: &mut Self::Context) {
         panic!("book {} crashes on demand", self.symbol);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ports::log::Ack;
+
+    #[actix_rt::test]
+    async fn a_partition_that_stands_still_delays_no_other() {
+        let pump = Pump::start(2);
+        let book = Context::<BookActor>::new().address();
+        let permits = Arc::new(tokio::sync::Semaphore::new(2));
+        let (stalled, receipt) = Receipt::pair();
+        let send = |partition, receipt| {
+            let permit = Arc::clone(&permits).try_acquire_owned().ok();
+            pump.send(partition, InFlight { receipt, through: Seq(1), book: book.clone(), permit });
+        };
+        send(0, receipt);
+        let (published, receipt) = Receipt::pair();
+        send(1, receipt);
+        published.send(Ok(Ack { offset: None, at: None })).unwrap();
+        // A permit comes back when its publication is through.
+        let came_back = tokio::time::timeout(std::time::Duration::from_secs(10), permits.acquire()).await;
+        assert!(came_back.is_ok(), "partition 1 waits for partition 0");
+        drop(stalled);
     }
 }

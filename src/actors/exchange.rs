@@ -202,7 +202,7 @@ impl Exchange {
                 found.iter().cloned().partition(|f| f.owner() == *id || f.owner_at_snapshot() == *id);
             let (mut threads, mut arbiters, mut clocks) = (Vec::new(), Vec::new(), Vec::new());
             for _ in 0..threads_per_node(&config) {
-                let (arbiter, pump, clock) = book_thread().await?;
+                let (arbiter, pump, clock) = book_thread(log.partitions()).await?;
                 threads.push((arbiter.handle(), pump));
                 arbiters.push(arbiter);
                 clocks.push(clock);
@@ -516,10 +516,10 @@ fn node_settings(config: &ExchangeConfig) -> NodeSettings {
     }
 }
 
-async fn book_thread() -> Result<(Arbiter, Pump, Option<ThreadClock>), StartError> {
+async fn book_thread(partitions: u32) -> Result<(Arbiter, Pump, Option<ThreadClock>), StartError> {
     let arbiter = Arbiter::new();
     let (tx, rx) = oneshot::channel();
-    arbiter.spawn_fn(move || _ = tx.send((Pump::start(), ThreadClock::of_this_thread())));
+    arbiter.spawn_fn(move || _ = tx.send((Pump::start(partitions), ThreadClock::of_this_thread())));
     let (pump, clock) = rx.await.map_err(|_| StartError::Thread)?;
     Ok((arbiter, pump, clock))
 }

@@ -124,7 +124,7 @@ async fn through_the_mailbox(batches: Vec<(Symbol, Vec<Input<Command>>)>, warm: 
     let folder = tempfile::tempdir()?;
     let arbiter = Arbiter::new();
     let (tx, rx) = oneshot::channel();
-    arbiter.spawn_fn(move || _ = tx.send(Pump::start()));
+    arbiter.spawn_fn(move || _ = tx.send(Pump::start(1)));
     let node = node(vec![(arbiter.handle(), rx.await?)], folder.path())?;
     let mut books: HashMap<Symbol, (Addr<BookActor>, Arc<Semaphore>)> = HashMap::new();
     let mut started = 0;
