@@ -130,21 +130,6 @@ async fn an_order_that_the_rules_forbid_is_refused_with_the_reason() {
 }
 
 #[actix_web::test]
-async fn one_order_id_makes_one_order() {
-    let server = TestServer::start().await;
-    server.list(&["TSLA"]).await;
-    let (alice, bob) = (server.trader("alice").await, server.trader("bob").await);
-    assert_eq!(alice.order("TSLA", "BUY", "100", 10, "same").await.0, 201);
-    let (status, answer) = alice.order("TSLA", "BUY", "101", 20, "same").await;
-    assert_eq!((status, &answer["code"]), (409, &json!("duplicate_order")), "{answer}");
-    assert_eq!(bob.order("TSLA", "BUY", "100", 5, "same").await.0, 201, "another user may use the id");
-    assert_eq!(alice.delete("/orders/same?symbol=TSLA").await.0, 200);
-    assert_eq!(alice.order("TSLA", "BUY", "100", 10, "same").await.0, 409, "a finished id is used up too");
-    let (_, book) = server.get("/orderbook/TSLA").await;
-    assert_eq!(book["bids"], json!([{"price": 100.0, "qty": 5, "orders": 1}]));
-}
-
-#[actix_web::test]
 async fn two_requests_racing_on_one_order_id_make_one_order() {
     let server = TestServer::start_with(|c| c.http_workers = 2).await;
     server.list(&["TSLA"]).await;
@@ -161,27 +146,6 @@ async fn two_requests_racing_on_one_order_id_make_one_order() {
 }
 
 #[actix_web::test]
-async fn another_users_order_is_an_unknown_order() {
-    let server = TestServer::start().await;
-    server.list(&["TSLA"]).await;
-    let (alice, mallory) = (server.trader("alice").await, server.trader("mallory").await);
-    assert_eq!(alice.order("TSLA", "BUY", "100", 10, "mine").await.0, 201);
-    for (status, answer) in [
-        mallory.get("/orders/mine?symbol=TSLA").await,
-        mallory.delete("/orders/mine?symbol=TSLA").await,
-        mallory.put("/orders/mine?symbol=TSLA", json!({"quantity": 1})).await,
-    ] {
-        assert_eq!((status, &answer["code"]), (404, &json!("unknown_order")), "{answer}");
-    }
-    // A user_id in the body is not looked at: the order is the token's.
-    let body =
-        json!({"symbol": "TSLA", "side": "BUY", "price": 99, "quantity": 1, "order_id": "m", "user_id": "alice"});
-    assert_eq!(mallory.post("/orders", body).await.0, 201);
-    assert_eq!(alice.get("/orders/m?symbol=TSLA").await.0, 404);
-    assert_eq!(mallory.get("/orders/m?symbol=TSLA").await.0, 200);
-}
-
-#[actix_web::test]
 async fn replace_and_cancel_answer_with_the_order() {
     let server = TestServer::start().await;
     server.list(&["TSLA"]).await;
@@ -195,25 +159,6 @@ async fn replace_and_cancel_answer_with_the_order() {
     assert_eq!((status, &answer["status"], &answer["remaining_qty"]), (200, &json!("CANCELED"), &json!(0)), "{answer}");
     let (status, answer) = alice.delete("/orders/o?symbol=TSLA").await;
     assert_eq!((status, &answer["code"]), (404, &json!("unknown_order")), "{answer}");
-}
-
-#[actix_web::test]
-async fn two_lists_of_one_symbol_at_once_make_one_book() {
-    let server = TestServer::start_with(|c| c.http_workers = 2).await;
-    let admin = server.admin().await;
-    for round in 0..5 {
-        let symbol = format!("S{round}");
-        let list = |lot: u64| admin.post("/admin/instruments", json!({"symbol": symbol, "lot_size": lot}));
-        let (a, b) = join(list(1), list(2)).await;
-        let mut statuses = [a.0, b.0];
-        statuses.sort_unstable();
-        assert_eq!(statuses, [201, 409], "{a:?} {b:?}");
-        let (won, lost) = if a.0 == 201 { (&a, &b) } else { (&b, &a) };
-        assert_eq!(lost.1["code"], "symbol_exists");
-        let (_, all) = server.get("/instruments").await;
-        let shown = all["instruments"].as_array().unwrap().iter().find(|i| i["symbol"] == symbol.as_str()).unwrap();
-        assert_eq!(shown["lot_size"], won.1["lot_size"], "the first one's rules hold");
-    }
 }
 
 #[actix_web::test]
@@ -275,41 +220,6 @@ async fn halt_resume_and_snapshot() {
     let before = server.get("/orderbook/TSLA").await;
     server.restart().await;
     assert_eq!(server.get("/orderbook/TSLA").await, before, "all is there after a clean restart");
-}
-
-#[actix_web::test]
-async fn a_slow_book_answers_received_and_its_neighbours_do_not_notice() {
-    // SLOW takes 50 ms a command; with one partition, every symbol is its neighbour.
-    let server = TestServer::start_with(|c| {
-        c.partitions = 1;
-        c.book_threads_per_node = 2;
-        c.answer_timeout_ms = 1_500;
-        c.http_workers = 2;
-        c.dev_command_cost_us.insert("SLOW".into(), 50_000);
-    })
-    .await;
-    server.list(&["SLOW", "FAST"]).await;
-    let mut ws = server.ws("alice").await;
-    for i in 0..100 {
-        ws.add("SLOW", "BUY", "100", 1, &format!("s{i}")).await;
-    }
-    // Each has been received, and a hundred commands lie before the next one: 5 s.
-    while ws.next_of("ACK").await["data"]["order_id"] != "s99" {}
-    let alice = server.trader("alice").await;
-    let behind = alice.order("SLOW", "BUY", "100", 1, "last");
-    let neighbour = async {
-        let bob = server.trader("bob").await;
-        for i in 0..20 {
-            let (status, answer) = bob.order("FAST", "BUY", "100", 1, &format!("f{i}")).await;
-            assert_eq!(status, 201, "a neighbour waits for the slow book: {answer}");
-        }
-    };
-    let ((status, answer), ()) = join(behind, neighbour).await;
-    assert_eq!((status, &answer["status"]), (202, &json!("RECEIVED")), "{answer}");
-    let seen =
-        common::until("the order's result", || alice.get("/orders/last?symbol=SLOW"), |(status, _)| *status == 200)
-            .await;
-    assert_eq!(seen.1["status"], "NEW");
 }
 
 #[actix_web::test]

@@ -3,11 +3,9 @@
 mod common;
 
 use common::{TestServer, Ws, soon, until};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::protocol::frame::Frame;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 async fn with_tsla() -> TestServer {
     let server = TestServer::start().await;
@@ -131,98 +129,6 @@ async fn mistakes_are_told_and_the_connection_lives() {
 }
 
 #[actix_web::test]
-async fn frames_that_are_too_large_close_with_1009() {
-    let server = with_tsla().await;
-    let mut ws = server.ws("alice").await;
-    ws.send_text("x".repeat(70 * 1024)).await;
-    assert_eq!(ws.close_code().await, Some(1009));
-    // Larger than what is read at all: the connection ends, with or without a close frame in time.
-    let mut ws = server.ws("alice").await;
-    // Its rest is not read, so sending may fail.
-    _ = ws.stream.send(Message::text("x".repeat(1 << 20))).await;
-    assert!(matches!(ws.close_code().await, Some(1009) | None));
-    let mut ws = server.ws("alice").await;
-    ws.stream.send(Message::binary(vec![1, 2, 3])).await.unwrap();
-    assert_eq!(ws.close_code().await, Some(1003));
-}
-
-fn part(text: &str, opcode: Data, is_last: bool) -> Message {
-    Message::Frame(Frame::message(text.as_bytes().to_vec(), OpCode::Data(opcode), is_last))
-}
-
-#[actix_web::test]
-async fn fragments_are_put_together_up_to_64_kib() {
-    let server = with_tsla().await;
-    let mut ws = server.ws("alice").await;
-    let text = r#"{"action":"ADD","request_id":1,"symbol":"TSLA","side":"BUY","price":1,"quantity":1,"order_id":"f"}"#;
-    ws.stream.send(part(&text[..10], Data::Text, false)).await.unwrap();
-    ws.stream.send(part(&text[10..50], Data::Continue, false)).await.unwrap();
-    // Control frames may come in between.
-    ws.stream.send(Message::Ping(Vec::new().into())).await.unwrap();
-    ws.stream.send(part(&text[50..], Data::Continue, true)).await.unwrap();
-    assert_eq!(ws.next().await["type"], "ACK");
-    assert_eq!(ws.next().await["data"]["order_id"], "f");
-    let half = "x".repeat(40 * 1024);
-    ws.stream.send(part(&half, Data::Text, false)).await.unwrap();
-    ws.stream.send(part(&half, Data::Continue, true)).await.unwrap();
-    assert_eq!(ws.close_code().await, Some(1009));
-}
-
-#[actix_web::test]
-async fn an_add_retried_before_its_answer_makes_one_order() {
-    let server = TestServer::start_with(|c| {
-        c.dev_command_cost_us.insert("SLOW".into(), 100_000);
-    })
-    .await;
-    server.list(&["SLOW"]).await;
-    let mut ws = server.ws("alice").await;
-    for request in ["first", "second"] {
-        ws.send(json!({
-            "action": "ADD", "request_id": request, "symbol": "SLOW", "side": "BUY", "price": 100, "quantity": 1,
-            "order_id": "once",
-        }))
-        .await;
-    }
-    let mut outcome = Vec::new();
-    while outcome.len() < 4 {
-        let m = ws.next().await;
-        outcome.push((m["type"].clone(), m["request_id"].clone(), m["data"]["code"].clone()));
-    }
-    let at = |kind: &str, id: &str, code: Value| {
-        let wanted = (json!(kind), json!(id), code);
-        outcome.iter().position(|o| *o == wanted).unwrap_or_else(|| panic!("no {wanted:?} in {outcome:?}"))
-    };
-    let null = || Value::Null;
-    assert!(at("ACK", "first", null()) < at("ORDER_STATUS", "first", null()));
-    assert!(at("ACK", "second", null()) < at("ERROR", "second", json!("duplicate_order")));
-    let (_, book) = server.get("/orderbook/SLOW").await;
-    assert_eq!(book["bids"][0]["qty"], 1);
-}
-
-#[actix_web::test]
-async fn two_connections_racing_on_one_order_id_make_one_order() {
-    let server = TestServer::start_with(|c| c.http_workers = 2).await;
-    server.list(&["TSLA"]).await;
-    let (mut a, mut b) = (server.ws("alice").await, server.ws("alice").await);
-    for round in 0..20 {
-        let id = format!("race-{round}");
-        futures_util::future::join(a.add("TSLA", "BUY", "100", 1, &id), b.add("TSLA", "BUY", "100", 1, &id)).await;
-        let mut outcomes = Vec::new();
-        for ws in [&mut a, &mut b] {
-            let mut m = ws.next().await;
-            while m["type"] == "ACK" {
-                m = ws.next().await;
-            }
-            outcomes.push(m["data"]["status"].as_str().or(m["data"]["code"].as_str()).unwrap_or("?").to_owned());
-        }
-        outcomes.sort();
-        assert_eq!(outcomes, ["NEW", "duplicate_order"]);
-    }
-    let (_, book) = server.get("/orderbook/TSLA").await;
-    assert_eq!(book["bids"][0]["qty"], 20);
-}
-
-#[actix_web::test]
 async fn depth_is_a_snapshot_and_deltas_without_a_gap() {
     let server = with_tsla().await;
     let alice = server.trader("alice").await;
@@ -285,87 +191,6 @@ async fn orders_of_a_vanished_connection_are_canceled_if_it_asked_for_that() {
     )
     .await;
     assert_eq!(left.1["bids"], json!([{"price": 10.0, "qty": 1, "orders": 1}]));
-}
-
-#[actix_web::test]
-async fn a_client_that_never_reads_is_cut_off_and_its_orders_are_canceled() {
-    let server = TestServer::start_with(|c| {
-        c.slow_consumer_s = 1;
-        c.heartbeat_s = 1;
-    })
-    .await;
-    server.list(&["TSLA"]).await;
-    let token = server.token("alice", &["trader"]).await;
-    let mut ws = server.ws_without_token().await;
-    ws.auth(&token, true).await;
-    ws.add("TSLA", "BUY", "11", 1, "mine").await;
-    ws.next_of("ORDER_STATUS").await;
-    let (mut sink, source) = ws.stream.split();
-    // Each answer is small, so ask for a lot without reading any: the socket's buffers fill, then the queue.
-    let flood = async {
-        loop {
-            let ping = Message::text(format!(r#"{{"action":"PING","request_id":"{}"}}"#, "x".repeat(120)));
-            if sink.send(ping).await.is_err() {
-                return;
-            }
-        }
-    };
-    // The server shuts the socket down though its session actor is frozen; then sending fails.
-    soon("the end of the connection", flood).await;
-    drop(source);
-    until("its order is canceled", || server.get("/orderbook/TSLA"), |(_, book)| book["bids"] == json!([])).await;
-    // Others never noticed.
-    let bob = server.trader("bob").await;
-    assert_eq!(bob.order("TSLA", "BUY", "10", 1, "b").await.0, 201);
-}
-
-#[actix_web::test]
-async fn a_hundred_thousand_orders_without_reading_are_in_the_log_or_refused_but_never_half() {
-    const N: usize = 100_000;
-    let server = TestServer::start_with(|c| c.slow_consumer_s = 2).await;
-    server.list(&["TSLA"]).await;
-    let ws = server.ws("alice").await;
-    let (mut sink, mut source) = ws.stream.split();
-    let mut sent = 0;
-    for i in 0..N {
-        let add = format!(
-            r#"{{"action":"ADD","request_id":{i},"symbol":"TSLA","side":"BUY","price":100,"quantity":1,"order_id":"n{i}"}}"#
-        );
-        // Blocks while the server does not read because we do not: until it cuts us off.
-        if soon("room to send, or the end", sink.feed(Message::text(add))).await.is_err() {
-            break;
-        }
-        sent += 1;
-    }
-    let mut is_cut = sent < N || soon("room to send, or the end", sink.flush()).await.is_err();
-    // What it was told before it was cut off, or all of it: now it reads.
-    let (mut open, mut refused) = (0u64, 0u64);
-    while (open + refused) < sent as u64 {
-        let Some(Ok(message)) = soon("an answer, or the end", source.next()).await else {
-            is_cut = true;
-            break;
-        };
-        let Message::Text(text) = message else { continue };
-        let m: Value = serde_json::from_str(text.as_str()).unwrap();
-        match m["type"].as_str() {
-            Some("ORDER_STATUS") => open += 1,
-            Some("ERROR") => {
-                assert_eq!(m["data"]["code"], "too_many_in_flight", "{m}");
-                refused += 1;
-            }
-            _ => {}
-        }
-    }
-    println!("{sent} sent, {open} answered, {refused} refused, cut off: {is_cut}");
-    assert!(is_cut || open + refused == sent as u64, "a connection that lives tells the outcome of every order");
-    // Whatever was said NEW is in the book, and no order is there twice.
-    let (_, book) = server.get("/orderbook/TSLA").await;
-    let (orders, quantity) = (book["bids"][0]["orders"].as_u64().unwrap(), book["bids"][0]["qty"].as_u64().unwrap());
-    assert_eq!(orders, quantity);
-    assert!(
-        orders >= open && orders + refused <= sent as u64,
-        "{orders} in the book, {open} told, {refused} refused, {sent} sent"
-    );
 }
 
 #[actix_web::test]

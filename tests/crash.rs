@@ -246,8 +246,33 @@ fn judge_client(user: &str, told: &Told, symbol: &str, outputs: &[Output], adds:
     }
 }
 
+/// What one connection heard of its orders' trades: each once, in order, and none left out up to the last one.
+fn judge_fills(user: &str, round: u64, told: &Told, symbol: &str, outputs: &[Output]) {
+    let prefix = format!("{user}-{round}-");
+    let is_mine = |id: &str| id.starts_with(&prefix);
+    let of_round = |d: &&Value| d["symbol"] == symbol && d["order_id"].as_str().is_some_and(is_mine);
+    let heard: Vec<(u64, String)> = told
+        .fills
+        .iter()
+        .filter(of_round)
+        .map(|d| (d["seq"].as_u64().unwrap(), d["order_id"].as_str().unwrap().to_owned()))
+        .collect();
+    let mut expected = Vec::new();
+    for output in outputs {
+        let OutputBody::Trade(t) = &output.body else { continue };
+        let mine = [&t.taker, &t.maker].into_iter().filter(|p| is_mine(p.order_id.as_str()));
+        expected.extend(mine.map(|p| (output.seq.0, p.order_id.to_string())));
+    }
+    let mut sorted = heard.clone();
+    sorted.sort();
+    expected.sort();
+    expected.truncate(heard.len());
+    assert!(heard.is_sorted_by_key(|h| h.0), "{symbol}: {user} heard fills out of order");
+    assert_eq!(sorted, expected, "{symbol}: fills that {user} heard in round {round}");
+}
+
 /// (fills, repeats) in the log, once everything was found as it must be.
-async fn judge(data: &Path, server: &Server, told: &HashMap<&'static str, Arc<Mutex<Told>>>) -> (u64, u64) {
+async fn judge(data: &Path, server: &Server, told: &HashMap<&'static str, Arc<Mutex<Told>>>, round: u64) -> (u64, u64) {
     // The server is ready: what the log held is answered, and nobody sends anything.
     let reports = audit::judge_folder(data, SECRET.as_bytes(), None, true).await.unwrap();
     assert_eq!(reports.iter().map(|r| r.symbol.to_string()).collect::<Vec<_>>(), SYMBOLS);
@@ -257,6 +282,7 @@ async fn judge(data: &Path, server: &Server, told: &HashMap<&'static str, Arc<Mu
         let (adds, outputs) = (adds(&log, symbol).await, published(&log, symbol).await);
         for user in USERS {
             judge_client(user, &told[user].lock().unwrap(), symbol, &outputs, &adds);
+            judge_fills(user, round, &told[user].lock().unwrap(), symbol, &outputs);
             let token = server.token(user, &["trader"]).await;
             let answer = server.get(&format!("/orders?symbol={symbol}&status=open"), &token).await;
             let listed = answer["orders"].as_array().unwrap();
@@ -300,7 +326,7 @@ async fn kill_minus_nine_loses_and_doubles_nothing() {
         }
         server = Server::start(folder.path());
         server.ready().await;
-        let (trades, repeats) = judge(folder.path(), &server, &told).await;
+        let (trades, repeats) = judge(folder.path(), &server, &told, round).await;
         println!("round {round}: {} acknowledged, {trades} trades, {repeats} repeats in events", so_far());
         assert!(trades > 0);
     }
