@@ -14,6 +14,11 @@ pub fn thread_cpu_ns() -> u64 {
     read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)
 }
 
+/// CPU time of all threads of the process, in nanoseconds.
+pub fn process_cpu_ns() -> u64 {
+    read(libc::CLOCK_PROCESS_CPUTIME_ID).unwrap_or(0)
+}
+
 /// The CPU clock of one thread, which any other may read.
 #[derive(Debug, Clone, Copy)]
 pub struct ThreadClock(libc::clockid_t);

@@ -211,9 +211,17 @@ async fn reflection_names_the_services_and_health_tells_readiness() {
         assert!(names.iter().any(|n| n == name), "{names:?}");
     }
     let mut health = HealthClient::new(channel(&server).await);
-    let request = HealthCheckRequest { service: "hotbook.v1.OrderBookEngine".into() };
-    let status = health.check(request).await.unwrap().into_inner().status();
-    assert_eq!(status, tonic_health::pb::health_check_response::ServingStatus::Serving);
+    // Said as soon as the exchange is seen to be ready, which is looked at from time to time.
+    let started = std::time::Instant::now();
+    loop {
+        let request = HealthCheckRequest { service: "hotbook.v1.OrderBookEngine".into() };
+        let status = health.check(request).await.unwrap().into_inner().status();
+        if status == tonic_health::pb::health_check_response::ServingStatus::Serving {
+            break;
+        }
+        assert!(started.elapsed() < std::time::Duration::from_secs(20), "{status:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
     let unknown = health.check(HealthCheckRequest { service: "hotbook.v1.Nothing".into() }).await.unwrap_err();
     assert_eq!(unknown.code(), Code::NotFound);
 }

@@ -28,13 +28,18 @@ const READ_RECORDS_MAX: usize = 4_096;
 /// How long to wait before reading again after the log gave an error.
 const RETRY: Duration = Duration::from_millis(200);
 
-/// Connects a book: its actor, and the first record that it needs.
-#[derive(Message)]
-#[rtype(result = "()")]
-pub struct Attach {
+/// A book that joins: its actor, and the first record that it needs.
+pub struct Joins {
     pub status: Arc<BookStatus>,
     pub book: Addr<BookActor>,
     pub from: Offset,
+}
+
+/// Connects books.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub struct Attach {
+    pub books: Vec<Joins>,
 }
 
 /// Disconnects a book whose replica is not needed here any more.
@@ -443,12 +448,15 @@ impl Actor for FeedActor {
 impl Handler<Attach> for FeedActor {
     type Result = ();
 
-    fn handle(&mut self, Attach { status, book, from }: Attach, ctx: &mut Self::Context) {
-        let symbol = status.symbol;
-        status.forget_lag();
-        status.set_detached(true);
-        self.foreign.remove(&symbol);
-        self.join(Link::new(book, status, Reach::Down), from, ctx);
+    fn handle(&mut self, Attach { mut books }: Attach, ctx: &mut Self::Context) {
+        // Whoever needs the oldest record leads.
+        books.sort_by_key(|joins| joins.from);
+        for Joins { status, book, from } in books {
+            status.forget_lag();
+            status.set_detached(true);
+            self.foreign.remove(&status.symbol);
+            self.join(Link::new(book, status, Reach::Down), from, ctx);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::moves::Moves;
 use super::node::{NodeContext, NodeSupervisor};
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::Cause;
+use crate::migration::sharing::{Homeless, share_out};
 use crate::ports::routes::NodeStatus;
 
 /// Why a node cannot be drained or stopped.
@@ -180,16 +181,17 @@ impl Fleet {
         if leaving.is_empty() {
             return;
         }
-        let books = self.directory.all();
-        let count = |id: NodeId| (books.iter().filter(|b| b.owner() == id).count(), id);
-        let mut counts: Vec<(usize, NodeId)> = self.open_ids().map(count).collect();
-        for book in &books {
-            let cause = leaving.iter().find(|(id, _)| *id == book.owner()).map(|(_, cause)| *cause);
-            let (Some(cause), Some(emptiest)) = (cause, counts.iter_mut().min()) else { continue };
-            // Refused while it is being moved already: looked at again.
-            if self.moves.begin(book.symbol, emptiest.1, cause).is_ok() {
-                emptiest.0 += 1;
-            }
+        let (books, moving) = (self.directory.all(), self.moves.moving());
+        let count = |id: NodeId| (id, books.iter().filter(|b| b.owner() == id).count());
+        let mut counts = self.open_ids().map(count).collect();
+        let cause_of = |owner: NodeId| leaving.iter().find(|(id, _)| *id == owner).map(|(_, cause)| *cause);
+        let homeless = books.iter().filter(|b| !moving.contains(&b.symbol)).filter_map(|b| {
+            let cause = cause_of(b.owner())?;
+            Some(Homeless { symbol: b.symbol, partition: b.partition, standby: None, cause })
+        });
+        for (book, to) in share_out(homeless.collect(), &mut counts) {
+            // Refused if it cannot be moved just now: looked at again.
+            _ = self.moves.begin(book.symbol, to, book.cause);
         }
     }
 

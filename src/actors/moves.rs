@@ -1,6 +1,6 @@
 //! Carries out moves: runs the pure coordinator of each, and keeps what is to be told of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -113,6 +113,11 @@ impl Moves {
 
     pub fn is_moving(&self, symbol: &Symbol) -> bool {
         self.book.lock().running.values().any(|r| r.symbol == *symbol)
+    }
+
+    /// The symbols that are moving.
+    pub fn moving(&self) -> HashSet<Symbol> {
+        self.book.lock().running.values().map(|r| r.symbol).collect()
     }
 
     /// Stops a move before its fence.

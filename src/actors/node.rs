@@ -4,6 +4,7 @@
 //! book's death stops no other. Once a second it takes the snapshots that are due.
 
 mod following;
+mod gathering;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
@@ -19,7 +20,7 @@ use super::book::{BookActor, Crash, Cut, CutError, Pump, Saved, Start, StartFrom
 use super::catalogue::Catalogue;
 use super::directory::{BookStatus, Directory};
 use super::egress::EventPositions;
-use super::feed::{AdvanceIdle, Attach, FeedActor};
+use super::feed::{AdvanceIdle, FeedActor};
 use super::high_water::HighWaters;
 use super::load::Spent;
 use super::peers::Peers;
@@ -33,6 +34,7 @@ use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPar
 use crate::ports::snapshots::SnapshotStore;
 use crate::wire::{BadRecord, Keyring};
 pub use following::{Follow, Forgo, LetGo, StandBy, Want};
+use gathering::Gatherings;
 
 /// How often snapshots are thought about.
 const TICK: Duration = Duration::from_secs(1);
@@ -372,6 +374,8 @@ pub struct NodeSupervisor {
     wanted: HashSet<Symbol>,
     /// Shadows that stand by here.
     standing_by: HashSet<Symbol>,
+    /// Replicas that are about to begin.
+    gatherings: Gatherings,
     /// Snapshots in progress.
     saving: Arc<Semaphore>,
     ticks: u64,
@@ -409,6 +413,7 @@ impl NodeSupervisor {
             watches: HashMap::new(),
             wanted: HashSet::new(),
             standing_by: HashSet::new(),
+            gatherings: Gatherings::new(),
             saving: Arc::new(Semaphore::new(SAVING_MAX)),
             ticks: 0,
         };
@@ -493,15 +498,14 @@ impl NodeSupervisor {
         if restores_for.is_none() && !self.may_restart(symbol, &status) {
             return;
         }
-        let node = Arc::clone(&self.node);
-        let work = async move { prepare(&node, symbol, None).await };
-        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, ctx| match prepared {
-            Ok((found, known_durable)) => supervisor.reattach(&status, found, known_durable, restores_for),
+        self.prepare_for(symbol, None, ctx, move |supervisor, prepared, ctx| match prepared {
+            Ok(_) if status.is_retired() => {}
+            Ok(prepared) => supervisor.reattach(&status, prepared, restores_for, ctx),
             Err(e) => {
                 tracing::error!(%symbol, error = %e, "book cannot be rebuilt yet");
                 ctx.run_later(TICK, move |supervisor, ctx| supervisor.rebuild(BookDied { symbol, restores_for }, ctx));
             }
-        }));
+        });
     }
 
     /// Counts a death; `false` if there were too many.
@@ -517,19 +521,6 @@ impl NodeSupervisor {
         status.count_restart();
         metrics::counter!("hotbook_book_restarts_total").increment(1);
         true
-    }
-
-    fn reattach(&mut self, status: &Arc<BookStatus>, found: Found, known_durable: Seq, crash_path: Option<Epoch>) {
-        let from = found.orders_from();
-        let events_from = found.events_from();
-        let begins = found.snapshot.map_or(StartFrom::List { events_from }, StartFrom::Snapshot);
-        let start = Start { from: begins, known_durable, crash_path };
-        status.set_detached(true);
-        let book = self.node.start_book(status, start, from);
-        let attach = Attach { status: Arc::clone(status), book, from };
-        // One per rebuilt book.
-        #[allow(clippy::disallowed_methods)]
-        self.feeds[status.partition as usize].do_send(attach);
     }
 }
 

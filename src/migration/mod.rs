@@ -6,6 +6,7 @@ pub mod naive;
 pub mod pause;
 pub mod placement;
 pub mod replica;
+pub mod sharing;
 pub mod sim;
 pub mod snapshot;
 

@@ -13,6 +13,9 @@ use crate::clock::thread_cpu_ns;
 use crate::domain::{Offset, Symbol};
 use crate::ports::log::{LogError, Record};
 
+/// A book does not wait for others that are so many records behind it: some reads.
+const APART_MAX: u64 = 4 * READ_RECORDS_MAX as u64;
+
 /// Number of a party, never given out twice.
 pub(super) type PartyId = u64;
 
@@ -26,10 +29,11 @@ pub(super) struct Party {
 }
 
 impl FeedActor {
-    /// Lets a book join: with others that are not further than it is, or with whoever comes after it.
+    /// Lets a book join: with others that are not further than it is, nor far behind, or with whoever comes after it.
     pub(super) fn join(&mut self, mut link: Link, from: Offset, ctx: &mut Context<Self>) {
         let symbol = link.status.symbol;
-        let nearest = self.parties.iter_mut().filter(|p| p.next <= from).max_by_key(|p| p.next);
+        let is_near = |p: &&mut Party| p.next <= from && from.0 - p.next.0 <= APART_MAX;
+        let nearest = self.parties.iter_mut().filter(is_near).max_by_key(|p| p.next);
         let (party, is_new) = match nearest {
             Some(party) => {
                 party.symbols.push(symbol);

@@ -8,7 +8,7 @@ use std::time::Duration;
 use actix::prelude::*;
 use tokio::sync::oneshot;
 
-use super::{NodeSupervisor, prepare};
+use super::NodeSupervisor;
 use crate::actors::book::{Retire, Trim};
 use crate::actors::directory::BookStatus;
 use crate::actors::feed::Detach;
@@ -126,24 +126,22 @@ impl NodeSupervisor {
             _ = done.send(Ok(status));
             return;
         }
-        let node = Arc::clone(&self.node);
-        let work = async move { prepare(&node, symbol, from).await };
-        ctx.spawn(work.into_actor(self).map(move |prepared, supervisor, _| {
+        self.prepare_for(symbol, from, ctx, move |supervisor, prepared, ctx| {
             // Somebody else may have wanted it in between.
             let here = supervisor.node.status(&symbol);
             let result = match prepared {
                 _ if here.is_some() => here.ok_or_else(String::new),
-                Ok((found, known_durable)) if supervisor.is_wanted(&symbol) => {
-                    let (partition, id) = (found.entry.partition, supervisor.node.id);
+                Ok(prepared) if supervisor.is_wanted(&symbol) => {
+                    let (partition, id) = (prepared.0.entry.partition, supervisor.node.id);
                     let status = supervisor.node.directory.enter(symbol, partition, id);
-                    supervisor.reattach(&status, found, known_durable, None);
+                    supervisor.reattach(&status, prepared, None, ctx);
                     Ok(status)
                 }
                 Ok(_) => Err("it is not wanted any more".to_owned()),
                 Err(e) => Err(e.to_string()),
             };
             _ = done.send(result);
-        }));
+        });
     }
 }
 

@@ -22,7 +22,7 @@ use crate::actors::recovery::high_water;
 use crate::clock;
 use crate::domain::{Input, Micros, NodeId, Origin, Side, Symbol};
 use crate::engine::Book;
-use crate::migration::handover::Cause;
+use crate::migration::handover::{Cause, MoveRecord, Step};
 use crate::migration::replica::Replica;
 use crate::migration::snapshot::newest_valid;
 use crate::ports::log::{Log, Topic, TopicPartition, partition_of};
@@ -64,11 +64,24 @@ struct Row {
     /// From the detection to each book's answer, ascending.
     trading_ms: Vec<f64>,
     alone_ms: f64,
+    /// CPU time of the whole process meanwhile, clients included.
+    cpu_ms: f64,
+    phases: Vec<Phase>,
+}
+
+/// When the books left one step of their moves, from the detection, ascending.
+struct Phase {
+    step: Step,
+    left_ms: Vec<f64>,
+}
+
+fn at(sorted: &[f64], percent: usize) -> f64 {
+    sorted.get(sorted.len().saturating_sub(1) * percent / 100).copied().unwrap_or_default()
 }
 
 impl Row {
     fn at(&self, percent: usize) -> f64 {
-        self.trading_ms.get((self.trading_ms.len().saturating_sub(1)) * percent / 100).copied().unwrap_or_default()
+        at(&self.trading_ms, percent)
     }
 
     fn ratio(&self) -> f64 {
@@ -227,19 +240,31 @@ async fn measure(args: &RecoveryArgs, standby: u8) -> anyhow::Result<Row> {
     if lost.len() != args.books {
         bail!("{} books on {victim}, not {}", lost.len(), args.books);
     }
-    let died = clock::now();
+    let (died, cpu) = (clock::now(), clock::process_cpu_ns());
     exchange.fleet().crash(&victim);
     let answered = probe(&exchange, &lost, u64::from(u32::MAX)).await?;
+    let cpu_ms = (clock::process_cpu_ns() - cpu) as f64 / 1e6;
     stop.store(true, Ordering::Release);
     trickling.await?;
-    let moves = exchange.moves().all();
-    let begun = moves.iter().filter(|m| m.plan.cause == Cause::Recovery).map(|m| m.plan.detected_at).min();
+    let moves: Vec<_> = exchange.moves().all().into_iter().filter(|m| m.plan.cause == Cause::Recovery).collect();
+    let begun = moves.iter().map(|m| m.plan.detected_at).min();
     let detected = begun.context("the books were recovered by moves")?;
+    let phases = Step::ALL.iter().map(|step| phase(*step, detected, &moves)).collect();
     let mut trading_ms: Vec<f64> = answered.iter().map(|at| since_ms(detected, *at)).collect();
     trading_ms.sort_by(f64::total_cmp);
     let alone_ms = alone_ms(&exchange, folder.path(), &lost).await?;
     exchange.shutdown().await;
-    Ok(Row { standby, detected_ms: since_ms(died, detected), trading_ms, alone_ms })
+    Ok(Row { standby, detected_ms: since_ms(died, detected), trading_ms, alone_ms, cpu_ms, phases })
+}
+
+fn phase(step: Step, detected: Micros, moves: &[MoveRecord]) -> Phase {
+    let left = |m: &MoveRecord| {
+        let of = m.steps.iter().find(|s| s.name == step)?;
+        Some(since_ms(detected, Micros(of.started_at.0 + of.took_us?)))
+    };
+    let mut left_ms: Vec<f64> = moves.iter().filter_map(left).collect();
+    left_ms.sort_by(f64::total_cmp);
+    Phase { step, left_ms }
 }
 
 fn json_of(row: &Row) -> Value {
@@ -274,6 +299,10 @@ pub fn run(args: &RecoveryArgs) -> anyhow::Result<()> {
         row.ratio(),
         if row.at(100) <= GOAL_MS { "met" } else { "NOT met" }
     );
+    println!("steps left, ms from the detection (CPU time of the process meanwhile: {:.0} ms)", row.cpu_ms);
+    for Phase { step, left_ms } in &row.phases {
+        println!("{:>22} {:>9.1} {:>9.1} {:>9.1}", step.name(), at(left_ms, 0), at(left_ms, 50), at(left_ms, 100));
+    }
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_vec_pretty(&[json_of(&row)])?)?;
     }
