@@ -400,7 +400,9 @@ impl Moves {
     async fn append_fence(&self, plan: &Plan, partition: u32, fence: Fence) -> Option<Event> {
         match append_fence(&*self.parts.session, &self.parts.keyring, plan.symbol, partition, fence).await {
             Ok(()) => Some(Event::FenceAppended),
-            Err(e @ (LogError::Full | LogError::TooLarge { .. })) => Some(Event::FenceFailed { why: e.to_string() }),
+            Err(e @ (LogError::Full | LogError::TooLarge { .. } | LogError::Unavailable { .. })) => {
+                Some(Event::FenceFailed { why: e.to_string() })
+            }
             Err(e) => {
                 tracing::error!(symbol = %plan.symbol, error = %e, "whether the fence was appended, the log will tell");
                 None

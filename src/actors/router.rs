@@ -62,7 +62,10 @@ impl Refusal {
     pub fn of_receipt(error: &LogError) -> Option<Self> {
         match error {
             LogError::Full => Some(Self::Overloaded),
-            LogError::TooLarge { .. } | LogError::NoPartition { .. } | LogError::ReadOnly => Some(Self::LogUnavailable),
+            LogError::TooLarge { .. }
+            | LogError::NoPartition { .. }
+            | LogError::ReadOnly
+            | LogError::Unavailable { .. } => Some(Self::LogUnavailable),
             _ => None,
         }
     }

@@ -180,9 +180,10 @@ pub fn append_failed(router: &RouterCore, e: &LogError) -> EdgeError {
 pub fn append_error(e: &LogError) -> EdgeError {
     match e {
         LogError::Full => EdgeError::new(Code::Overloaded),
-        LogError::TooLarge { .. } | LogError::ReadOnly | LogError::NoPartition { .. } => {
-            EdgeError::new(Code::LogUnavailable)
-        }
+        LogError::TooLarge { .. }
+        | LogError::ReadOnly
+        | LogError::NoPartition { .. }
+        | LogError::Unavailable { .. } => EdgeError::new(Code::LogUnavailable),
         _ => EdgeError::new(Code::OutcomeUnknown),
     }
 }

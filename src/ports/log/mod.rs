@@ -4,6 +4,8 @@
 //! reads are by (topic, partition, offset) and give durable records only; nothing is atomic across partitions.
 
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -90,7 +92,9 @@ pub struct NewRecord {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
     pub offset: Offset,
-    /// Append time stamped by the log: never falls within a partition.
+    /// Append time stamped by the log; every reader sees the same. In the embedded log it never falls within a partition.
+    /// Kafka's may, when a broker's clock is set back or another broker leads: who needs time that does not go back takes
+    /// the highest so far, as a book does.
     pub at: Micros,
     pub key: Bytes,
     pub header: Bytes,
@@ -120,6 +124,12 @@ pub enum LogError {
     Trimmed { asked: Offset, start: Offset },
     #[error("no such partition: {topic}/{partition}")]
     NoPartition { topic: &'static str, partition: u32 },
+    /// Nothing was appended or read; it may come back by itself.
+    #[error("log cannot be reached: {why}")]
+    Unavailable { why: String },
+    /// The brokers' topics are not as they must be.
+    #[error("topics do not fit: {}", faults.join("; "))]
+    Topics { faults: Vec<String> },
     #[error("log is read-only here")]
     ReadOnly,
     /// Another process writes this log.
@@ -140,7 +150,7 @@ pub enum LogError {
 /// Largest key + header + value of one record.
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
-/// Resolves when the record, and everything before it in its session, is durable or lost.
+/// Resolves when the record, and everything before it in its session that goes to the same partition, is durable or lost.
 #[derive(Debug)]
 pub struct Receipt(ReceiptState);
 

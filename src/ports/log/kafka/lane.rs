@@ -1,0 +1,93 @@
+//! One consumer of the client library: it can read each partition from one place, so a second reader of a partition
+//! needs a second lane.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use rdkafka::TopicPartitionList;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, KafkaResult};
+
+use super::context::Context;
+use super::options::KafkaOptions;
+
+/// How long a broker may take to say where a partition begins and ends, or a reader to go elsewhere.
+pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// How often a lane's thread looks whether it is still needed.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// A consumer and the thread that hears what concerns all of it.
+pub struct Lane {
+    consumer: Arc<BaseConsumer<Context>>,
+}
+
+impl Lane {
+    /// `tend` is called about ten times a second.
+    ///
+    /// # Errors
+    /// When the client library refuses the settings.
+    pub fn open(
+        kafka: &KafkaOptions,
+        number: usize,
+        fetch_wait_ms: u32,
+        is_closed: Arc<AtomicBool>,
+        tend: impl Fn() + Send + 'static,
+    ) -> KafkaResult<Self> {
+        let context = Context { name: format!("reader {number}"), security: kafka.security.clone() };
+        let consumer: BaseConsumer<Context> = kafka.reader(fetch_wait_ms).create_with_context(context)?;
+        let consumer = Arc::new(consumer);
+        let of_thread = Arc::clone(&consumer);
+        std::thread::Builder::new()
+            .name(format!("kafka-reader-{number}"))
+            .spawn(move || {
+                while !is_closed.load(Ordering::Acquire) {
+                    // Partitions have queues of their own: what comes here concerns the whole client.
+                    if let Some(Err(error)) = of_thread.poll(LOOK) {
+                        tracing::debug!(lane = number, %error, "reader of the log");
+                    }
+                    tend();
+                }
+            })
+            .map_err(|e| KafkaError::ClientCreation(e.to_string()))?;
+        Ok(Self { consumer })
+    }
+
+    /// Oldest offset of a partition, and one past its newest. Blocks.
+    pub fn watermarks(&self, topic: &str, partition: u32) -> KafkaResult<(u64, u64)> {
+        let (low, high) = self.consumer.fetch_watermarks(topic, partition as i32, ANSWER_WITHIN)?;
+        Ok((low.max(0) as u64, high.max(0) as u64))
+    }
+
+    /// Begins to read a partition. Blocks shortly.
+    pub fn start(&self, topic: &str, partition: u32, offset: u64) -> KafkaResult<PartitionQueue<Context>> {
+        // Before anything is fetched for it: the queue's forwarding then stays as we set it.
+        let Some(queue) = self.consumer.split_partition_queue(topic, partition as i32) else {
+            return Err(KafkaError::Subscription(format!("no queue for {topic}/{partition}")));
+        };
+        self.consumer.incremental_assign(&list(topic, partition, Some(offset))?)?;
+        Ok(queue)
+    }
+
+    /// Goes on elsewhere in a partition that is being read; what was fetched before is never seen again. Blocks shortly.
+    pub fn seek(&self, topic: &str, partition: u32, offset: u64) -> KafkaResult<()> {
+        self.consumer.seek(topic, partition as i32, rdkafka::Offset::Offset(offset as i64), ANSWER_WITHIN)
+    }
+
+    /// Stops reading a partition.
+    pub fn stop(&self, topic: &str, partition: u32) -> KafkaResult<()> {
+        self.consumer.incremental_unassign(&list(topic, partition, None)?)
+    }
+}
+
+fn list(topic: &str, partition: u32, offset: Option<u64>) -> KafkaResult<TopicPartitionList> {
+    let mut list = TopicPartitionList::new();
+    match offset {
+        Some(offset) => {
+            list.add_partition_offset(topic, partition as i32, rdkafka::Offset::Offset(offset as i64))?;
+        }
+        None => _ = list.add_partition(topic, partition as i32),
+    }
+    Ok(list)
+}

@@ -1,0 +1,137 @@
+//! How the brokers are reached, and what every client of them is set to.
+
+use std::path::PathBuf;
+
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+
+use crate::ports::log::{RECORD_BYTES_MAX, Topic};
+
+/// Largest batch that a producer sends and a topic must take: one record of [`RECORD_BYTES_MAX`], and its framing.
+pub const BATCH_BYTES_MAX: usize = RECORD_BYTES_MAX + (64 << 10);
+/// Readers never join a group; the client library wants a name all the same.
+const GROUP: &str = "hotbook";
+
+/// How the log is opened.
+#[derive(Debug, Clone)]
+pub struct KafkaOptions {
+    /// `host:port`, separated by commas.
+    pub brokers: String,
+    /// Stands before the name of every topic, so that two exchanges can share brokers. Usually empty.
+    pub topic_prefix: String,
+    pub security: Security,
+    /// What the brokers call us in their logs.
+    pub client_id: String,
+}
+
+/// How a connection is protected, and who we are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Security {
+    #[default]
+    Plaintext,
+    /// The brokers show a certificate that the file's authorities signed; without a file, the system's.
+    Tls { ca_file: Option<PathBuf>, identity: Option<TlsIdentity> },
+    /// Amazon MSK: TLS, and a token signed with AWS credentials.
+    MskIam { region: String, ca_file: Option<PathBuf> },
+}
+
+/// The certificate that we show, where brokers ask for one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TlsIdentity {
+    pub certificate_file: PathBuf,
+    pub key_file: PathBuf,
+}
+
+impl KafkaOptions {
+    pub fn new(brokers: impl Into<String>) -> Self {
+        Self {
+            brokers: brokers.into(),
+            topic_prefix: String::new(),
+            security: Security::Plaintext,
+            client_id: "hotbook".to_owned(),
+        }
+    }
+
+    pub fn topic_name(&self, topic: Topic) -> String {
+        format!("{}{}", self.topic_prefix, topic.name())
+    }
+
+    /// What every client has in common.
+    pub(super) fn client(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", &self.brokers)
+            .set("client.id", &self.client_id)
+            // A broker that comes back is met within a second.
+            .set("reconnect.backoff.max.ms", "1000")
+            .set("socket.connection.setup.timeout.ms", "10000")
+            .set("socket.keepalive.enable", "true")
+            .set_log_level(RDKafkaLogLevel::Warning);
+        self.security.apply(&mut config);
+        config
+    }
+
+    /// A producer's settings: nothing is lost, doubled or reordered, and a gap ends the session (HANDOVER rule 11).
+    /// `linger.ms`, `compression.type` and `batch.size` are first guesses: nothing was measured for them yet.
+    pub(super) fn producer(&self) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("enable.idempotence", "true")
+            .set("enable.gapless.guarantee", "true")
+            .set("acks", "all")
+            // Never given up: only the end of the session loses a record.
+            .set("message.timeout.ms", "0")
+            // Sent at once; while five requests are on their way the next batch collects.
+            .set("linger.ms", "0")
+            .set("compression.type", "lz4")
+            .set("batch.size", BATCH_BYTES_MAX.to_string())
+            .set("message.max.bytes", BATCH_BYTES_MAX.to_string())
+            // The session counts bytes itself.
+            .set("queue.buffering.max.messages", "0")
+            .set("queue.buffering.max.kbytes", i32::MAX.to_string());
+        config
+    }
+
+    /// A reader's settings: assigned by hand, nothing committed, offsets never reset in silence.
+    ///
+    /// `isolation.level` is `read_uncommitted` on purpose: otherwise an open transaction of another producer would hold
+    /// up every order behind it. Every replica sees the same records either way.
+    pub(super) fn reader(&self, fetch_wait_ms: u32) -> ClientConfig {
+        let mut config = self.client();
+        config
+            .set("group.id", format!("{}{GROUP}", self.topic_prefix))
+            .set("enable.auto.commit", "false")
+            .set("enable.auto.offset.store", "false")
+            .set("auto.offset.reset", "error")
+            .set("isolation.level", "read_uncommitted")
+            .set("check.crcs", "true")
+            .set("fetch.wait.max.ms", fetch_wait_ms.to_string())
+            .set("fetch.error.backoff.ms", "50")
+            // Fetched ahead per partition that is being read: bounds the memory of many readers.
+            .set("queued.max.messages.kbytes", "1024")
+            .set("fetch.queue.backoff.ms", "2");
+        config
+    }
+}
+
+impl Security {
+    fn apply(&self, config: &mut ClientConfig) {
+        let ca_file = match self {
+            Self::Plaintext => return,
+            Self::Tls { ca_file, identity } => {
+                config.set("security.protocol", "ssl");
+                if let Some(TlsIdentity { certificate_file, key_file }) = identity {
+                    config.set("ssl.certificate.location", certificate_file.to_string_lossy());
+                    config.set("ssl.key.location", key_file.to_string_lossy());
+                }
+                ca_file
+            }
+            Self::MskIam { ca_file, .. } => {
+                config.set("security.protocol", "sasl_ssl").set("sasl.mechanisms", "OAUTHBEARER");
+                ca_file
+            }
+        };
+        if let Some(file) = ca_file {
+            config.set("ssl.ca.location", file.to_string_lossy());
+        }
+    }
+}
