@@ -127,12 +127,13 @@ async fn all_that_does_not_fit_is_named_at_the_start() {
         replication: TopicReplication::Fixed(1),
         config: vec![],
     };
-    let topics = [
+    let mut topics = vec![
         plain(&names[0], 4).set("retention.ms", "-1").set("message.timestamp.type", "LogAppendTime"),
         plain(&names[1], 3).set("min.insync.replicas", "2"),
         plain(&names[2], 1).set("cleanup.policy", "delete").set("max.message.bytes", "1000"),
         plain(&names[3], 1).set("unclean.leader.election.enable", "true"),
     ];
+    topics.extend(names[4..].iter().map(|name| plain(name, 4)));
     admin(&options).create_topics(&topics, &AdminOptions::new()).await.unwrap();
     let mut said = String::new();
     until("brokers know the topics", async || {
@@ -149,9 +150,11 @@ async fn all_that_does_not_fit_is_named_at_the_start() {
         "symbols: cleanup.policy is delete, must be compact",
         "symbols: max.message.bytes is 1000, must be at least",
         "orders-dead-letter: unclean.leader.election.enable is true, must be false",
+        "fills: message.timestamp.type is CreateTime, must be LogAppendTime",
     ] {
         assert!(said.contains(fault), "{fault} is not in: {said}");
     }
+    assert!(!said.contains("fills: retention.ms"), "that is for who runs it to choose: {said}");
     assert!(!said.contains("orders: retention.ms") && !said.contains("orders: message.timestamp"), "{said}");
 }
 
