@@ -1,7 +1,11 @@
 # The targets that the README and CI use.
 CARGO ?= cargo
 
-.PHONY: run test check bench sim
+# The adapters that have tests against the real servers, and those tests.
+ADAPTERS = kafka,redis,services-tests
+ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test services
+
+.PHONY: run test test-adapters check bench sim
 
 run:            ## the exchange on embedded parts, at http://127.0.0.1:8080
 	$(CARGO) run --release
@@ -10,6 +14,12 @@ test:           ## every test
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked
+	$(MAKE) test-adapters
+
+test-adapters:  ## the adapters against real servers, which are fetched and started here (docs/operations.md)
+	scripts/services install kafka redis
+	$(CARGO) clippy --all-targets --locked --features $(ADAPTERS) -- -D warnings
+	$(CARGO) test --locked --features $(ADAPTERS) $(ADAPTER_TESTS)
 
 check: test     ## what a commit must pass
 
