@@ -9,6 +9,8 @@ use figment::providers::{Format, Serialized, Toml};
 use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
+use crate::migration::placement::PlacementMode;
+
 /// Where gRPC listens unless it is told otherwise.
 pub const GRPC_PORT: u16 = 50_051;
 
@@ -47,6 +49,23 @@ pub struct Config {
     pub projector: bool,
     /// Above so many records behind, a symbol takes no new orders.
     pub lag_records_max: u64,
+    /// How long load is measured before it counts; the supervisor looks as often.
+    pub load_window_ms: u64,
+    /// What counts as full load of a node, in cores; 0 = all cores, divided among the nodes, and 1 at least.
+    pub node_cores: f64,
+    /// `auto`: books move by themselves. `advise`: it is only said what would be done. `off`: nobody looks.
+    pub placement_mode: PlacementMode,
+    /// Above this load a node gives books away, until it is below `placement_leave_below`.
+    pub placement_move_above: f64,
+    pub placement_leave_below: f64,
+    /// No node is given a book that would make its load higher than this.
+    pub placement_target_max: f64,
+    /// After a move a book stays for so long.
+    pub placement_cooldown_s: u64,
+    /// Moves under way at once.
+    pub placement_moves_max: usize,
+    /// A node that has been idle is drained while more nodes than this are there; 0 = never.
+    pub placement_nodes_min: usize,
     /// Development only: CPU time that each command of a symbol costs on top, in microseconds.
     pub dev_command_cost_us: BTreeMap<String, u64>,
     pub jwt_secret: Option<String>,
@@ -82,6 +101,15 @@ impl Default for Config {
             snapshot_every_records: 100_000,
             projector: false,
             lag_records_max: 100_000,
+            load_window_ms: 1_000,
+            node_cores: 0.0,
+            placement_mode: PlacementMode::Auto,
+            placement_move_above: 0.85,
+            placement_leave_below: 0.70,
+            placement_target_max: 0.70,
+            placement_cooldown_s: 60,
+            placement_moves_max: 4,
+            placement_nodes_min: 0,
             dev_command_cost_us: BTreeMap::new(),
             jwt_secret: None,
             cluster_secret: None,
@@ -222,6 +250,8 @@ impl Config {
             ("snapshot_every_s", self.snapshot_every_s),
             ("snapshot_every_records", self.snapshot_every_records),
             ("lag_records_max", self.lag_records_max),
+            ("placement_cooldown_s", self.placement_cooldown_s),
+            ("placement_moves_max", self.placement_moves_max as u64),
         ];
         for (key, value) in positive {
             if value == 0 {
@@ -234,11 +264,40 @@ impl Config {
                 what: format!("names `{symbol}`, no symbol"),
             });
         }
+        self.check_placement()?;
         if self.jwt_secret.is_none() && !is_loopback(&self.http_host) {
             return Err(ConfigError::SecretNeeded { host: self.http_host.clone() });
         }
         if self.cluster_secret.is_none() && !is_loopback(&self.grpc_host) {
             return Err(ConfigError::ClusterSecretNeeded { host: self.grpc_host.clone() });
+        }
+        Ok(())
+    }
+
+    fn check_placement(&self) -> Result<(), ConfigError> {
+        let refused = |key, what: String| Err(ConfigError::Value { key, what });
+        if !(50..=60_000).contains(&self.load_window_ms) {
+            return refused("load_window_ms", "must be 50 to 60000".into());
+        }
+        if !(0.0..=1_024.0).contains(&self.node_cores) {
+            return refused("node_cores", "must be 0 to 1024".into());
+        }
+        for (key, load) in [
+            ("placement_move_above", self.placement_move_above),
+            ("placement_leave_below", self.placement_leave_below),
+            ("placement_target_max", self.placement_target_max),
+        ] {
+            if !(load > 0.0 && load <= 1.0) {
+                return refused(key, "is a load: above 0 and at most 1".into());
+            }
+        }
+        // Otherwise a book could go back and forth between two nodes.
+        for (key, load) in
+            [("placement_leave_below", self.placement_leave_below), ("placement_target_max", self.placement_target_max)]
+        {
+            if load >= self.placement_move_above {
+                return refused(key, format!("must be below placement_move_above ({})", self.placement_move_above));
+            }
         }
         Ok(())
     }
@@ -317,5 +376,22 @@ mod tests {
         assert_eq!(code(&[("HOTBOOK_S3_BUCKET", "s")]), "config_cluster_not_supported");
         assert_eq!(code(&[("HOTBOOK_NODES", "0")]), "config_value_invalid");
         assert_eq!(code(&[("HOTBOOK_NODES", "many")]), "config_invalid");
+        assert_eq!(code(&[("HOTBOOK_PLACEMENT_MODE", "sometimes")]), "config_invalid");
+        assert_eq!(code(&[("HOTBOOK_PLACEMENT_MOVE_ABOVE", "85")]), "config_value_invalid");
+        assert_eq!(code(&[("HOTBOOK_PLACEMENT_TARGET_MAX", "0.9")]), "config_value_invalid");
+        assert_eq!(code(&[("HOTBOOK_PLACEMENT_COOLDOWN_S", "0")]), "config_value_invalid");
+        assert_eq!(code(&[("HOTBOOK_LOAD_WINDOW_MS", "1")]), "config_value_invalid");
+    }
+
+    #[test]
+    fn placement_is_set_like_anything_else() {
+        let env = [
+            ("HOTBOOK_PLACEMENT_MODE", "advise"),
+            ("HOTBOOK_PLACEMENT_MOVE_ABOVE", "0.95"),
+            ("HOTBOOK_NODE_CORES", "2"),
+        ];
+        let c = load(None, environment(&env), Dict::new()).unwrap();
+        assert_eq!((c.placement_mode, c.placement_move_above, c.node_cores), (PlacementMode::Advise, 0.95, 2.0));
+        assert!(c.masked().contains("placement_mode = \"advise\""), "{}", c.masked());
     }
 }

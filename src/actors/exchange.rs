@@ -11,9 +11,11 @@ use tokio::sync::oneshot;
 
 use super::book::{CutError, Pump, Saved};
 use super::catalogue::{Catalogue, Entry};
+use super::decisions::Decisions;
 use super::directory::{BookStatus, Directory};
 use super::fleet::{Fleet, RunningNode};
 use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
+use super::leader::LeaderParts;
 use super::moves::{self, Moves, MovesParts};
 use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
 use super::peers::Peers;
@@ -26,7 +28,9 @@ use crate::clock::{self, ThreadClock};
 use crate::domain::command::Listing;
 use crate::domain::control::Fence;
 use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
+use crate::engine::RULES_VERSION;
 use crate::migration::handover::Deadlines;
+use crate::migration::placement::{self, PlacementMode};
 use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
 use crate::ports::routes::local::LocalRoutes;
@@ -44,6 +48,8 @@ const LOOK_AFTER_BOOKS: Duration = Duration::from_millis(100);
 const TRIM_EVERY: Duration = Duration::from_secs(30);
 /// Snapshots written at once while stopping.
 const STOP_SNAPSHOTS_MAX: usize = 16;
+/// Books whose rules are raised at once.
+const FINALIZED_AT_ONCE: usize = 256;
 
 /// How the exchange is set up.
 #[derive(Debug, Clone)]
@@ -71,6 +77,9 @@ pub struct ExchangeConfig {
     pub node_cores: f64,
     /// What one shadow keeps back before it forgets it; for fault tests.
     pub shadow_bytes_max: usize,
+    /// Whether books move by themselves.
+    pub placement_mode: PlacementMode,
+    pub placement: placement::Settings,
     /// Development only: CPU time that each command of a symbol is made to cost.
     pub dev_command_cost_us: HashMap<Symbol, u64>,
 }
@@ -92,6 +101,9 @@ impl Default for ExchangeConfig {
             load_window_ms: 1_000,
             node_cores: 0.0,
             shadow_bytes_max: super::book::SHADOW_BYTES_MAX,
+            // Tests and benchmarks say themselves where books are; `serve` has its own default.
+            placement_mode: PlacementMode::Off,
+            placement: placement::Settings::default(),
             dev_command_cost_us: HashMap::new(),
         }
     }
@@ -142,6 +154,8 @@ pub struct Exchange {
     /// Held while a symbol is entered into the catalogue.
     listing: tokio::sync::Mutex<()>,
     moves: Arc<Moves>,
+    decisions: Arc<Decisions>,
+    placement_mode: PlacementMode,
 }
 
 impl Exchange {
@@ -244,18 +258,44 @@ impl Exchange {
         }
         actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&directory)));
         let listing = tokio::sync::Mutex::new(());
-        let fleet = Arc::new(Fleet::new(nodes, Arc::clone(&directory), Arc::clone(&moves)));
+        let (decisions, placement_mode) = (Arc::new(Decisions::default()), config.placement_mode);
+        let fleet = Arc::new(Fleet::new(nodes, Arc::clone(&directory), Arc::clone(&moves), Arc::clone(&decisions)));
         actix::spawn(look_after_books(Arc::downgrade(&fleet)));
-        for node in fleet.all() {
-            node.start_beside_feeds(Supervisor::new(SupervisorParts {
-                node: Arc::clone(&node.context),
-                fleet: Arc::downgrade(&fleet),
+        start_supervisors(
+            &fleet,
+            LeaderParts {
                 routes: Arc::clone(gateway.routes()),
-                addresses: Addresses::default(),
+                moves: Arc::clone(&moves),
+                decisions: Arc::clone(&decisions),
+                mode: placement_mode,
+                settings: config.placement,
                 window: Duration::from_millis(config.load_window_ms),
-            }));
-        }
-        Ok(Arc::new(Self { log, snapshots, admin, keyring, catalogue, directory, gateway, fleet, listing, moves }))
+            },
+        );
+        Ok(Arc::new(Self {
+            log,
+            snapshots,
+            admin,
+            keyring,
+            catalogue,
+            directory,
+            gateway,
+            fleet,
+            listing,
+            moves,
+            decisions,
+            placement_mode,
+        }))
+    }
+
+    /// What the supervisor decided and why, and who leads.
+    pub fn decisions(&self) -> &Decisions {
+        &self.decisions
+    }
+
+    /// Whether books move by themselves.
+    pub fn placement_mode(&self) -> PlacementMode {
+        self.placement_mode
     }
 
     /// Moves of books, under way and ended.
@@ -336,6 +376,25 @@ impl Exchange {
     /// [`ControlError`].
     pub async fn resume(&self, symbol: Symbol) -> Result<(), ControlError> {
         self.control_listed(symbol, Control::Resume).await
+    }
+
+    /// Raises the rules of every listed book to this version, by a record of its own each; gives how many there are.
+    /// Every node must be able to run it: a node that is not would refuse to go on. Once more does no harm.
+    ///
+    /// # Errors
+    /// [`ControlError`]: some books may have it already.
+    pub async fn finalize_version(&self, version: u32) -> Result<usize, ControlError> {
+        if !(1..=RULES_VERSION).contains(&version) {
+            return Err(ControlError::Refused(Reason::RulesVersionUnknown));
+        }
+        let books = self.directory.all();
+        for some in books.chunks(FINALIZED_AT_ONCE) {
+            let raise = some.iter().map(|book| self.control(book.symbol, Control::Rules { version }));
+            for raised in futures_util::future::join_all(raise).await {
+                raised?;
+            }
+        }
+        Ok(books.len())
     }
 
     async fn control_listed(&self, symbol: Symbol, control: Control) -> Result<(), ControlError> {
@@ -467,6 +526,21 @@ async fn look_after_books(fleet: Weak<Fleet>) {
         fleet.look_after_books();
         drop(fleet);
         tokio::time::sleep(LOOK_AFTER_BOOKS).await;
+    }
+}
+
+/// One beside the feeds of each node.
+fn start_supervisors(fleet: &Arc<Fleet>, leading: LeaderParts) {
+    let leading = Arc::new(leading);
+    for node in fleet.all() {
+        node.start_beside_feeds(Supervisor::new(SupervisorParts {
+            node: Arc::clone(&node.context),
+            fleet: Arc::downgrade(fleet),
+            routes: Arc::clone(&leading.routes),
+            addresses: Addresses::default(),
+            window: leading.window,
+            leading: Arc::clone(&leading),
+        }));
     }
 }
 

@@ -5,12 +5,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::prelude::*;
 
+use super::decisions::Decisions;
 use super::directory::Directory;
+use super::leader;
 use super::moves::Moves;
 use super::node::{NodeContext, NodeSupervisor};
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::Cause;
-use crate::migration::sharing::{Homeless, share_out};
+use crate::migration::sharing::{Homeless, Room, share_out};
 use crate::ports::routes::NodeStatus;
 
 /// Why a node cannot be drained or stopped.
@@ -28,7 +30,17 @@ pub struct NodeView {
     pub id: NodeId,
     /// Fraction of its budget in use.
     pub load: f64,
+    /// Its budget.
+    pub cores: f64,
     pub books: usize,
+    /// Records per second of its books together.
+    pub rate: f64,
+    /// Records that its books are behind, together.
+    pub lag: u64,
+    /// The longest that a batch waited for one of its books in the last window.
+    pub waiting_us: u64,
+    /// It looks after the cluster's load.
+    pub leads: bool,
     /// `ACTIVE`, `STARTING` while it catches up, `DRAINING` while its books leave and after, `STOPPED` once they have
     /// left a node that was told to end, `DOWN` when it died.
     pub status: &'static str,
@@ -101,11 +113,17 @@ pub struct Fleet {
     nodes: Vec<RunningNode>,
     directory: Arc<Directory>,
     moves: Arc<Moves>,
+    decisions: Arc<Decisions>,
 }
 
 impl Fleet {
-    pub fn new(nodes: Vec<RunningNode>, directory: Arc<Directory>, moves: Arc<Moves>) -> Self {
-        Self { nodes, directory, moves }
+    pub fn new(
+        nodes: Vec<RunningNode>,
+        directory: Arc<Directory>,
+        moves: Arc<Moves>,
+        decisions: Arc<Decisions>,
+    ) -> Self {
+        Self { nodes, directory, moves, decisions }
     }
 
     pub fn all(&self) -> &[RunningNode] {
@@ -127,11 +145,20 @@ impl Fleet {
     }
 
     pub fn views(&self) -> Vec<NodeView> {
-        let view = |n: &RunningNode| NodeView {
-            id: n.context.id,
-            load: if n.context.is_alive() { n.context.load().load } else { 0.0 },
-            books: n.context.book_count(),
-            status: n.status_text(),
+        let (all, leader) = (self.directory.all(), self.decisions.leader());
+        let view = |n: &RunningNode| {
+            let books = || all.iter().filter(|b| b.node() == n.context.id);
+            NodeView {
+                id: n.context.id,
+                load: if n.context.is_alive() { n.context.load().load } else { 0.0 },
+                cores: n.context.settings.cores,
+                books: books().count(),
+                rate: books().map(|b| b.rate()).fold(0.0, |all, rate| all + rate),
+                lag: books().map(|b| b.lag()).sum(),
+                waiting_us: books().map(|b| b.waiting_us()).max().unwrap_or(0),
+                leads: leader == Some(n.context.id) && n.context.is_alive(),
+                status: n.status_text(),
+            }
         };
         self.nodes.iter().map(view).collect()
     }
@@ -164,32 +191,37 @@ impl Fleet {
         Ok(books)
     }
 
-    /// One look at every book: those of dead and draining nodes are moved to whoever has the fewest. Ends the nodes
-    /// that only waited for that.
+    /// One look at every book: those of dead and draining nodes are moved to the least loaded others, of dead ones by
+    /// the leader's process. Ends the nodes that only waited for that.
     pub(super) fn look_after_books(&self) {
         for node in self.nodes.iter().filter(|n| n.is_leaving() && n.context.is_alive() && n.is_empty()) {
             tracing::info!(node = %node.context.id, "node has given its books away and ends");
             node.context.end();
             node.end_threads();
         }
+        let leads = leader::is_led_from_here(&self.decisions, |id| self.get(id).is_some());
         let leaving: Vec<(NodeId, Cause)> = self
             .nodes
             .iter()
             .filter(|n| !n.takes_books())
             .map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }))
+            .filter(|(_, cause)| leads || *cause == Cause::Drain)
             .collect();
         if leaving.is_empty() {
             return;
         }
         let (books, moving) = (self.directory.all(), self.moves.moving());
-        let count = |id: NodeId| (id, books.iter().filter(|b| b.owner() == id).count());
-        let mut counts = self.open_ids().map(count).collect();
+        let room = |n: &RunningNode| {
+            let books = books.iter().filter(|b| b.owner() == n.context.id).count();
+            (n.context.id, Room { books, load: n.context.load().load, cores: n.context.settings.cores })
+        };
+        let mut rooms = self.nodes.iter().filter(|n| n.takes_books()).map(room).collect();
         let cause_of = |owner: NodeId| leaving.iter().find(|(id, _)| *id == owner).map(|(_, cause)| *cause);
         let homeless = books.iter().filter(|b| !moving.contains(&b.symbol)).filter_map(|b| {
             let cause = cause_of(b.owner())?;
-            Some(Homeless { symbol: b.symbol, partition: b.partition, standby: None, cause })
+            Some(Homeless { symbol: b.symbol, partition: b.partition, busy: b.busy(), standby: None, cause })
         });
-        for (book, to) in share_out(homeless.collect(), &mut counts) {
+        for (book, to) in share_out(homeless.collect(), &mut rooms) {
             // Refused if it cannot be moved just now: looked at again.
             _ = self.moves.begin(book.symbol, to, book.cause);
         }

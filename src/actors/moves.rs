@@ -111,6 +111,17 @@ impl Moves {
         self.book.lock().records.get(&id.0).cloned()
     }
 
+    /// The moves that run.
+    pub fn under_way(&self) -> Vec<Plan> {
+        let book = self.book.lock();
+        book.running.keys().filter_map(|id| book.records.get(id)).map(|r| r.plan).collect()
+    }
+
+    /// Whether books can be moved to a node: it is there and answers.
+    pub fn reaches(&self, id: &NodeId) -> bool {
+        self.node(id).is_some()
+    }
+
     pub fn is_moving(&self, symbol: &Symbol) -> bool {
         self.book.lock().running.values().any(|r| r.symbol == *symbol)
     }

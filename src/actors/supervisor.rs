@@ -1,4 +1,5 @@
-//! The supervisor: one per node. It measures its node, and says so in the route table.
+//! The supervisor: one per node. It measures its node, says so in the route table, keeps the table's rows of its books
+//! true, and leads the cluster if it has the lease.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -7,10 +8,12 @@ use actix::prelude::*;
 
 use super::directory::BookStatus;
 use super::fleet::Fleet;
+use super::leader::{Leader, LeaderParts};
 use super::load::LoadMeter;
 use super::node::{NodeContext, NodeLoad};
+use super::rows::Rows;
 use crate::clock;
-use crate::ports::routes::{Addresses, BookLoad, Heartbeat, NodeStatus, PartitionLoad, Routes};
+use crate::ports::routes::{Addresses, BookLoad, Heartbeat, Holder, NodeStatus, PartitionLoad, Routes};
 
 /// A node of which nothing was heard for so many windows is forgotten.
 const FORGOTTEN_AFTER_WINDOWS: u32 = 5;
@@ -23,12 +26,15 @@ pub struct SupervisorParts {
     pub addresses: Addresses,
     /// How long load is measured before it is told.
     pub window: Duration,
+    pub leading: Arc<LeaderParts>,
 }
 
 /// See the module.
 pub struct Supervisor {
     parts: SupervisorParts,
     meter: LoadMeter,
+    leader: Leader,
+    rows: Arc<Rows>,
     /// The table is being told; a slow one is told less often.
     is_telling: bool,
 }
@@ -36,7 +42,10 @@ pub struct Supervisor {
 impl Supervisor {
     pub fn new(parts: SupervisorParts) -> Self {
         let meter = LoadMeter::new(&parts.node.spent);
-        Self { parts, meter, is_telling: false }
+        let me = Holder { node: parts.node.id, incarnation: parts.node.incarnation };
+        let leader = Leader::new(Arc::clone(&parts.leading), me);
+        let rows = Arc::new(Rows::new(Arc::clone(&parts.routes), me.node));
+        Self { parts, meter, leader, rows, is_telling: false }
     }
 
     fn end_window(&mut self, ctx: &mut Context<Self>) {
@@ -53,11 +62,19 @@ impl Supervisor {
         let beat = self.heartbeat(status, load, &books);
         if !std::mem::replace(&mut self.is_telling, true) {
             let (routes, ttl) = (Arc::clone(&self.parts.routes), self.parts.window * FORGOTTEN_AFTER_WINDOWS);
-            let tell = async move { routes.beat(beat, ttl).await };
-            ctx.spawn(tell.into_actor(self).map(|told, supervisor, _| {
+            let (ask, rows) = (self.leader.ask(), Arc::clone(&self.rows));
+            let tell = async move {
+                let told = routes.beat(beat, ttl).await;
+                rows.mend(&books).await;
+                (told, ask.await)
+            };
+            ctx.spawn(tell.into_actor(self).map(|(told, asked), supervisor, _| {
                 supervisor.is_telling = false;
                 if let Err(e) = told {
                     tracing::warn!(node = %supervisor.parts.node.id, error = %e, "heartbeat not written");
+                }
+                if let Some(fleet) = supervisor.parts.fleet.upgrade() {
+                    supervisor.leader.lead(asked, &fleet);
                 }
             }));
         }

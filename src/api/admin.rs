@@ -17,7 +17,9 @@ use crate::actors::directory::BookStatus;
 use crate::actors::exchange::ControlError;
 use crate::domain::instrument::TickBand;
 use crate::domain::{Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
+use crate::engine::RULES_VERSION;
 use crate::ports::routes::Route;
+use crate::wire::rfc3339;
 
 /// Registers the addresses.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -25,7 +27,9 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/admin/nodes").get(nodes))
         .service(web::resource("/admin/books").get(books))
         .service(web::resource("/admin/routes").get(routes_table))
+        .service(web::resource("/admin/decisions").get(super::decisions::list))
         .service(web::resource("/admin/instruments").post(list))
+        .service(web::resource("/admin/finalize-version").post(finalize_version))
         .service(web::resource("/admin/books/{symbol}/halt").post(halt))
         .service(web::resource("/admin/books/{symbol}/resume").post(resume))
         .service(web::resource("/admin/books/{symbol}/snapshot").post(snapshot));
@@ -49,6 +53,11 @@ struct BookOut {
     /// Fraction of one core.
     busy: f64,
     lag: u64,
+    /// The longest that a batch waited in its mailbox in the last window.
+    waiting_us: u64,
+    /// When it came here from another node.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    moved_at: Option<String>,
     partition: u32,
     offset: Offset,
     active: bool,
@@ -69,6 +78,8 @@ async fn books(edge: Shared, request: HttpRequest) -> Outcome {
         rate: b.rate(),
         busy: b.busy(),
         lag: b.lag(),
+        waiting_us: b.waiting_us(),
+        moved_at: b.moved_at().map(rfc3339),
         partition: b.partition,
         offset: b.offset(),
         active: b.is_active(),
@@ -195,6 +206,27 @@ fn control_error(e: ControlError, symbol: Symbol) -> EdgeError {
         ControlError::OutcomeUnknown => EdgeError::new(Code::OutcomeUnknown),
     };
     error.detail("symbol", symbol.as_str())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VersionFields {
+    /// The newest that this build knows, without it.
+    version: Option<u32>,
+}
+
+async fn finalize_version(edge: Shared, request: HttpRequest, body: Body) -> Outcome {
+    edge.admin(&request)?;
+    edge.takes_commands()?;
+    let body = bytes(body)?;
+    let fields: VersionFields = schema::read(&body)?;
+    let version = fields.version.unwrap_or(RULES_VERSION);
+    let books = edge.exchange.finalize_version(version).await.map_err(|e| match e {
+        ControlError::Refused(reason) => EdgeError::from(reason).detail("version", version.to_string()),
+        ControlError::Log(log) => crate::actors::session::append_error(&log),
+        other => EdgeError::new(Code::OutcomeUnknown).message(other.to_string()),
+    })?;
+    Ok(HttpResponse::Ok().json(json!({"version": version, "books": books})))
 }
 
 async fn halt(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {

@@ -1,6 +1,7 @@
 //! The public surface: REST, WebSocket, admin.
 
 pub mod admin;
+pub mod decisions;
 pub mod edge;
 pub mod grpc;
 pub mod market;

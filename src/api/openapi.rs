@@ -119,6 +119,10 @@ const ADDRESSES: &[Address] = &[
     get("/admin/books", Who::Admin, "Books with node, epoch, seq, orders, rate, busy, lag and digests"),
     get("/admin/routes", Who::Admin, "Which node owns which symbol"),
     Address {
+        query: &[("limit", "only the newest so many; 100 without it")],
+        ..get("/admin/decisions", Who::Admin, "Who leads, and which books it moved or not, with what it saw and why")
+    },
+    Address {
         body: r#"{"symbol":"TSLA","price_scale":2,"tick_size":"0.01","lot_size":1,"reference_price":"250.00","limit_up":"325.00","limit_down":"175.00"}"#,
         responses: &[("201", "the symbol trades"), ("409", "symbol_exists"), REFUSED],
         ..post("/admin/instruments", Who::Admin, "Lists a symbol; all but `symbol` have defaults")
@@ -130,6 +134,11 @@ const ADDRESSES: &[Address] = &[
     Address {
         responses: &[("200", "trading"), ("409", "not_halted")],
         ..post("/admin/books/{symbol}/resume", Who::Admin, "Trading goes on")
+    },
+    Address {
+        body: r#"{"version":1}"#,
+        responses: &[("200", "`books`: how many have it now"), ("409", "rules_version_unknown")],
+        ..post("/admin/finalize-version", Who::Admin, "Raises the rules of every book, once every node can run them")
     },
     Address {
         body: r#"{"symbol":"TSLA","target":"n2"}"#,

@@ -50,6 +50,12 @@ pub enum Verb {
     },
     /// Moves, or one of them.
     Migrations { id: Option<u64> },
+    /// What the supervisor decided and why, oldest first, and who leads.
+    Decisions {
+        /// The newest so many.
+        #[arg(long, default_value_t = 20)]
+        limit: usize,
+    },
     /// Stops a move before its fence.
     Abort { id: u64 },
     /// Moves all books of a node to the others.
@@ -60,6 +66,11 @@ pub enum Verb {
     Resume { symbol: String },
     /// Lists a symbol with the defaults.
     ListSymbol { symbol: String },
+    /// Raises the rules of every book, once every node can run them.
+    FinalizeVersion {
+        /// The newest that the server knows, without it.
+        version: Option<u32>,
+    },
     /// Makes a token for one gRPC call, good for a minute, from HOTBOOK_CLUSTER_SECRET or the settings file.
     GrpcToken {
         /// Settings file (TOML).
@@ -135,15 +146,24 @@ fn table(rows: &[Value], fields: &[&str]) {
     }
 }
 
+const BOOK: &[&str] = &["symbol", "node", "epoch", "seq", "orders", "rate", "busy", "lag", "waiting_us", "active"];
 const MOVE: &[&str] = &["id", "symbol", "from", "to", "cause", "status", "parked", "pause_us", "book_orders", "error"];
 
 fn show(args: &AdminArgs, answer: &Value) {
     let rows = |field: &str| answer[field].as_array().cloned().unwrap_or_default();
     match &args.verb {
         _ if args.json => println!("{answer}"),
-        Verb::Nodes => table(&rows("nodes"), &["id", "status", "books", "load"]),
-        Verb::Books => {
-            table(&rows("books"), &["symbol", "node", "epoch", "seq", "orders", "rate", "busy", "lag", "active"])
+        Verb::Nodes => {
+            table(&rows("nodes"), &["id", "status", "leads", "books", "load", "cores", "rate", "lag", "waiting_us"])
+        }
+        Verb::Books => table(&rows("books"), BOOK),
+        Verb::Decisions { .. } => {
+            println!(
+                "leader {}, mode {}",
+                answer["leader"].as_str().unwrap_or("none"),
+                answer["mode"].as_str().unwrap_or("?")
+            );
+            table(&rows("decisions"), &["at", "times", "kind", "reason", "migration_id", "message"]);
         }
         Verb::Routes => table(&rows("routes"), &["symbol", "target_instance", "status", "epoch", "partition", "to"]),
         Verb::Migrations { id: None } => table(&rows("migrations"), MOVE),
@@ -171,11 +191,16 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
         Verb::Routes => server.call(Method::GET, "/admin/routes", None).await,
         Verb::Migrations { id: None } => server.call(Method::GET, "/admin/migrations", None).await,
         Verb::Migrations { id: Some(id) } => server.call(Method::GET, &format!("/admin/migrations/{id}"), None).await,
+        Verb::Decisions { limit } => server.call(Method::GET, &format!("/admin/decisions?limit={limit}"), None).await,
         Verb::Abort { id } => server.call(Method::DELETE, &format!("/admin/migrations/{id}"), None).await,
         Verb::Drain { node } => post(format!("/admin/nodes/{node}/drain"), json!({})).await,
         Verb::Halt { symbol } => post(format!("/admin/books/{symbol}/halt"), json!({})).await,
         Verb::Resume { symbol } => post(format!("/admin/books/{symbol}/resume"), json!({})).await,
         Verb::ListSymbol { symbol } => post("/admin/instruments".into(), json!({"symbol": symbol})).await,
+        Verb::FinalizeVersion { version } => {
+            let body = version.map_or(json!({}), |version| json!({"version": version}));
+            post("/admin/finalize-version".into(), body).await
+        }
         Verb::Migrate { symbol, target, no_wait } => {
             let begun = post("/admin/migrations".into(), json!({"symbol": symbol, "target": target})).await?;
             match begun["id"].as_u64() {

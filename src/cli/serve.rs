@@ -16,6 +16,7 @@ use crate::api::grpc::{self, GrpcServer};
 use crate::api::server::{self, Server};
 use crate::config::{Config, GRPC_PORT};
 use crate::domain::Symbol;
+use crate::migration::placement;
 use crate::ports::identity::Identity;
 use crate::ports::identity::hs256::Hs256;
 use crate::wire::client::schema::random_bytes;
@@ -99,8 +100,24 @@ fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
         projector: config.projector,
         lag_records_max: config.lag_records_max,
         cluster_secret,
+        load_window_ms: config.load_window_ms,
+        node_cores: config.node_cores,
+        placement_mode: config.placement_mode,
+        placement: placement_settings(config),
         dev_command_cost_us: costs.collect::<HashMap<_, _>>(),
         ..ExchangeConfig::default()
+    }
+}
+
+fn placement_settings(config: &Config) -> placement::Settings {
+    placement::Settings {
+        move_above: config.placement_move_above,
+        leave_below: config.placement_leave_below,
+        target_max: config.placement_target_max,
+        cooldown_us: config.placement_cooldown_s * 1_000_000,
+        moves_max: config.placement_moves_max,
+        nodes_min: config.placement_nodes_min,
+        ..placement::Settings::default()
     }
 }
 

@@ -1,7 +1,8 @@
 //! Where the books of a node go that is dead or gives them all away. Pure.
 //!
-//! A book whose standby lives goes there. The others go to whoever has the fewest, but those of one partition together as
-//! far as that leaves the nodes even: who takes a book over reads its partition, and reads it once for all that come.
+//! A book whose standby lives goes there. The others go where load is least, and where it is about equal to whoever has
+//! the fewest, but those of one partition together as far as that leaves the nodes even: who takes a book over reads its
+//! partition, and reads it once for all that come.
 
 use std::collections::BTreeMap;
 
@@ -11,34 +12,61 @@ use crate::domain::{NodeId, Symbol};
 /// Runs of books that stay together are so short that each node gets about so many.
 const RUNS_PER_NODE: usize = 8;
 
+/// What any book is taken to cost, in cores: an idle one must be restored and followed too.
+const BOOK_COSTS: f64 = 0.001;
+
+/// A node that takes books.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Room {
+    pub books: usize,
+    /// Fraction of its budget in use.
+    pub load: f64,
+    /// Its budget.
+    pub cores: f64,
+}
+
+impl Room {
+    /// Loads within a twentieth are equal: then the number of books counts, and when there are many it counts alone.
+    fn fullness(&self) -> (u64, usize) {
+        let load = self.load.max(self.books as f64 * BOOK_COSTS / self.cores);
+        ((load * 20.0) as u64, self.books)
+    }
+
+    fn take(&mut self, book: &Homeless) {
+        self.books += 1;
+        self.load += book.busy / self.cores;
+    }
+}
+
 /// A book that has to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Homeless {
     pub symbol: Symbol,
     pub partition: u32,
+    /// What it cost last, in cores.
+    pub busy: f64,
     /// Another node that follows it.
     pub standby: Option<NodeId>,
     pub cause: Cause,
 }
 
-/// Gives each book a node. `counts`: the nodes that take books, with how many each has; nothing is given if there are
-/// none. The order is that in which the moves should begin: those that are ready first, then partition by partition.
-pub fn share_out(books: Vec<Homeless>, counts: &mut BTreeMap<NodeId, usize>) -> Vec<(Homeless, NodeId)> {
-    let is_ready = |book: &Homeless| book.standby.is_some_and(|node| counts.contains_key(&node));
+/// Gives each book a node. `rooms`: the nodes that take books, with what each has; nothing is given if there are none.
+/// The order is that in which the moves should begin: those that are ready first, then partition by partition.
+pub fn share_out(books: Vec<Homeless>, rooms: &mut BTreeMap<NodeId, Room>) -> Vec<(Homeless, NodeId)> {
+    let is_ready = |book: &Homeless| book.standby.is_some_and(|node| rooms.contains_key(&node));
     let (ready, mut rest): (Vec<_>, Vec<_>) = books.into_iter().partition(is_ready);
     let mut shared = Vec::with_capacity(ready.len() + rest.len());
     for book in ready {
-        let Some((to, count)) = book.standby.and_then(|node| counts.get_key_value(&node)) else { continue };
-        shared.push((book, *to));
-        let (to, count) = (*to, *count + 1);
-        counts.insert(to, count);
+        let Some((to, room)) = book.standby.and_then(|node| Some((node, rooms.get_mut(&node)?))) else { continue };
+        room.take(&book);
+        shared.push((book, to));
     }
     rest.sort_by_key(|book| (book.partition, book.symbol));
-    let run_max = (rest.len() / (counts.len().max(1) * RUNS_PER_NODE)).max(1);
+    let run_max = (rest.len() / (rooms.len().max(1) * RUNS_PER_NODE)).max(1);
     for of_partition in rest.chunk_by(|a, b| a.partition == b.partition) {
         for run in of_partition.chunks(run_max) {
-            let Some((to, count)) = counts.iter_mut().min_by_key(|(node, count)| (**count, **node)) else { break };
-            *count += run.len();
+            let Some((to, room)) = rooms.iter_mut().min_by_key(|(node, room)| (room.fullness(), **node)) else { break };
+            run.iter().for_each(|book| room.take(book));
             shared.extend(run.iter().map(|book| (*book, *to)));
         }
     }
@@ -57,13 +85,28 @@ mod tests {
 
     fn homeless(n: usize, partition: u32, standby: Option<usize>) -> Homeless {
         let symbol = Symbol::new(&format!("S{n:04}")).unwrap();
-        Homeless { symbol, partition, standby: standby.map(node), cause: Cause::Recovery }
+        Homeless { symbol, partition, busy: 0.0, standby: standby.map(node), cause: Cause::Recovery }
+    }
+
+    fn idle(books: usize) -> Room {
+        Room { books, load: 0.0, cores: 1.0 }
+    }
+
+    #[test]
+    fn books_go_where_load_is_least_and_where_it_is_equal_where_books_are_fewest() {
+        let loaded = |load, books| Room { load, ..idle(books) };
+        let mut rooms =
+            BTreeMap::from([(node(1), loaded(0.61, 2)), (node(2), loaded(0.12, 30)), (node(3), loaded(0.11, 31))]);
+        let busy = [0.3, 0.0, 0.0, 0.3, 0.3];
+        let books = busy.iter().enumerate().map(|(n, busy)| Homeless { busy: *busy, ..homeless(n, n as u32, None) });
+        let to: Vec<_> = share_out(books.collect(), &mut rooms).iter().map(|(_, to)| *to).collect();
+        assert_eq!(to, [2, 3, 3, 3, 2].map(node));
     }
 
     #[test]
     fn a_partitions_books_stay_together() {
         let books = (0..960).map(|n| homeless(n, n as u32 % 64, None)).collect();
-        let shared = share_out(books, &mut BTreeMap::from([(node(1), 1_000), (node(2), 1_000)]));
+        let shared = share_out(books, &mut BTreeMap::from([(node(1), idle(1_000)), (node(2), idle(1_000))]));
         let of_partition = |p| shared.iter().filter(move |(b, _)| b.partition == p).map(|(_, to)| *to);
         assert!((0..64).all(|p| of_partition(p).all(|to| Some(to) == of_partition(p).next())));
         assert_eq!(shared.iter().filter(|(_, to)| *to == node(1)).count(), 480);
@@ -72,8 +115,8 @@ mod tests {
     #[test]
     fn a_book_goes_to_its_standby_if_that_takes_books() {
         let books = vec![homeless(1, 0, Some(3)), homeless(2, 0, Some(9)), homeless(3, 0, None)];
-        let mut counts = BTreeMap::from([(node(2), 1), (node(3), 0)]);
-        let shared = share_out(books, &mut counts);
+        let mut rooms = BTreeMap::from([(node(2), idle(1)), (node(3), idle(0))]);
+        let shared = share_out(books, &mut rooms);
         let to: Vec<_> = shared.iter().map(|(b, to)| (b.symbol.to_string(), *to)).collect();
         assert_eq!(to, [("S0001".into(), node(3)), ("S0002".into(), node(2)), ("S0003".into(), node(3))]);
         assert!(share_out(vec![homeless(1, 0, Some(3))], &mut BTreeMap::new()).is_empty());
@@ -87,17 +130,17 @@ mod tests {
             have in prop::collection::vec(0usize..50, 1..5),
         ) {
             let books: Vec<_> = partitions.iter().enumerate().map(|(n, p)| homeless(n, *p, None)).collect();
-            let mut counts: BTreeMap<_, _> = have.iter().enumerate().map(|(n, count)| (node(n), *count)).collect();
-            let shared = share_out(books.clone(), &mut counts);
+            let mut rooms: BTreeMap<_, _> = have.iter().enumerate().map(|(n, count)| (node(n), idle(*count))).collect();
+            let shared = share_out(books.clone(), &mut rooms);
             let mut symbols: Vec<_> = shared.iter().map(|(b, _)| b.symbol).collect();
             symbols.sort_unstable();
             prop_assert_eq!(symbols, books.iter().map(|b| b.symbol).collect::<Vec<_>>());
             let run_max = (books.len() / (have.len() * RUNS_PER_NODE)).max(1);
             for (n, before) in have.iter().enumerate() {
                 let got = shared.iter().filter(|(_, to)| *to == node(n)).count();
-                prop_assert_eq!(counts[&node(n)], before + got);
-                let least = counts.values().min().copied().unwrap_or_default();
-                prop_assert!(got == 0 || counts[&node(n)] <= least + run_max, "n{} got {} to {:?}", n, got, counts);
+                prop_assert_eq!(rooms[&node(n)].books, before + got);
+                let least = rooms.values().map(|r| r.books).min().unwrap_or_default();
+                prop_assert!(got == 0 || rooms[&node(n)].books <= least + run_max, "n{} got {} to {:?}", n, got, rooms);
             }
         }
     }

@@ -70,7 +70,20 @@ fn gauge_books(edge: &Edge) {
     metrics::counter!("hotbook_book_restarts_total").absolute(sum(BookStatus::restarts) as u64);
 }
 
+fn gauge_nodes(edge: &Edge) {
+    for node in edge.exchange.fleet().views() {
+        let gauge = |name: &'static str, value: f64| metrics::gauge!(name, "node" => node.id.to_string()).set(value);
+        gauge("hotbook_node_load", node.load);
+        gauge("hotbook_node_books", node.books as f64);
+        gauge("hotbook_node_records_per_second", node.rate);
+        gauge("hotbook_node_lag_records", node.lag as f64);
+        gauge("hotbook_node_waiting_us", node.waiting_us as f64);
+        gauge("hotbook_node_leads", f64::from(u8::from(node.leads)));
+    }
+}
+
 async fn metrics(edge: Shared) -> HttpResponse {
     gauge_books(&edge);
+    gauge_nodes(&edge);
     HttpResponse::Ok().content_type("text/plain; version=0.0.4").body(edge.metrics.render())
 }

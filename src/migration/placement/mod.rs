@@ -11,11 +11,24 @@ mod tests;
 
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::domain::{Micros, NodeId, Symbol};
 use choose::{Choice, Chooser};
 use history::History;
+
+/// What is done with what the policy decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PlacementMode {
+    /// Books move by themselves.
+    #[default]
+    Auto,
+    /// It is said what would be done, and nothing is done.
+    Advise,
+    /// Nobody looks.
+    Off,
+}
 
 /// The policy's numbers. Loads are fractions of a node's budget; times are in microseconds unless named otherwise.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,6 +158,19 @@ pub enum Kind {
     ScaleIn,
     /// What would be done if it were not only to be advised.
     Advise,
+}
+
+impl Kind {
+    /// The stable name.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Move => "MOVE",
+            Self::Stay => "STAY",
+            Self::Prepare => "PREPARE",
+            Self::ScaleIn => "SCALE_IN",
+            Self::Advise => "ADVISE",
+        }
+    }
 }
 
 /// Why. The names are stable.

@@ -11,6 +11,14 @@ const KINDS = {
   ADVISE: { style: 'prepare', shape: '?' },
 };
 
+/** A decision that stands is made again at every look. */
+const when = d => clock(new Date(d.last_at)) + (d.times > 1 ? ` ×${d.times}` : '');
+
+function update(row, decision) {
+  say(row.cells[0], when(decision));
+  say(row.cells[3].firstElementChild, decision.message);
+}
+
 function create(decision) {
   const { style, shape } = KINDS[decision.kind] ?? { style: 'dim', shape: '·' };
   const link =
@@ -22,10 +30,10 @@ function create(decision) {
   return make(
     'tr',
     {},
-    make('td', {}, clock(new Date(decision.at))),
+    make('td', {}, when(decision)),
     make('td', {}, make('span', { class: `badge ${style}` }, `${shape} ${decision.kind}`)),
     make('td', {}, make('b', {}, decision.symbol ?? ''), ` ${way}`),
-    make('td', {}, `${decision.message} `, make('span', { class: 'dim' }, decision.reason), ...link),
+    make('td', {}, make('span', {}, decision.message), ' ', make('span', { class: 'dim' }, decision.reason), ...link),
     make('td', { class: 'dim' }, load),
   );
 }
@@ -43,10 +51,9 @@ export function showDecisions(said, filter) {
   const fits = d => !filter || (d.symbol ?? '').includes(filter);
   const shown = said.decisions
     .filter(fits)
-    .sort((a, b) => (a.at < b.at ? 1 : -1))
+    .sort((a, b) => (a.last_at < b.last_at ? 1 : -1))
     .slice(0, 100);
-  const key = d => [d.at, d.kind, d.symbol, d.reason, d.from, d.to].join(' ');
-  keyed(byId('decisions').querySelector('tbody'), shown, key, create, () => {});
+  keyed(byId('decisions').querySelector('tbody'), shown, d => `${d.by} ${d.id}`, create, update);
   byId('decisions').hidden = shown.length === 0;
   byId('no-decisions').hidden = shown.length > 0;
 }
