@@ -196,3 +196,33 @@ async fn in_advise_mode_it_is_said_and_not_done_and_a_dead_leader_is_followed_by
     judge(&exchange, folder.path(), &names).await;
     exchange.shutdown().await;
 }
+
+#[actix_web::test]
+async fn the_books_of_a_dead_node_go_to_the_least_loaded_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
+    let exchange = start(ExchangeConfig {
+        nodes: 3,
+        book_threads_per_node: 1,
+        load_window_ms: WINDOW_MS,
+        node_cores: NODE_CORES,
+        dev_command_cost_us: [(symbol("BBB"), COST_US), (symbol("EEE"), COST_US)].into(),
+        ..config(folder.path())
+    })
+    .await;
+    for name in names {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    let at = |name: &str| exchange.directory().get(&symbol(name)).unwrap().node();
+    assert_eq!(["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"].map(at), [1, 2, 3, 1, 2, 3].map(node));
+    // All have two books, but those of the second node work.
+    let load = OpenLoad::on(&exchange, &["BBB", "EEE"], "r");
+    until("the second node is loaded", || loads(&exchange)[&node(2)] > 0.3 && loads(&exchange)[&node(3)] < 0.2).await;
+    exchange.fleet().crash(&node(1));
+    let books = || exchange.directory().all();
+    until("all books trade", || books().iter().all(|b| b.is_active() && b.node() != node(1))).await;
+    assert_eq!((at("AAA"), at("DDD")), (node(3), node(3)));
+    load.stop().await;
+    judge(&exchange, folder.path(), &names).await;
+    exchange.shutdown().await;
+}

@@ -1,7 +1,7 @@
 //! Keeps the route table's rows of a node's books true: what the log says of them is told again when the table has lost
 //! it, or says something older.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +11,10 @@ use super::directory::BookStatus;
 use crate::domain::{Epoch, NodeId, Symbol};
 use crate::ports::routes::{Route, RouteStatus, Routes, RoutesError};
 
-/// How often the table is read and compared.
-const MEND_EVERY: Duration = Duration::from_secs(1);
+/// How often one row is looked at, each time another's.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often all rows are read, though none that was looked at was wrong.
+const COMPARE_EVERY: Duration = Duration::from_secs(15);
 /// A row that is missing or old for so long is not just about to be written by whoever listed or moved the book.
 const WRONG_MAX: Duration = Duration::from_millis(500);
 /// A book that trades here and is MIGRATING for so long at one epoch is not: whoever marked it is gone. Longer than a
@@ -23,26 +25,38 @@ const MARKED_MAX: Duration = Duration::from_secs(20);
 pub struct Rows {
     routes: Arc<dyn Routes>,
     me: NodeId,
-    mended_at: Mutex<Option<Instant>>,
+    looked: Mutex<Looked>,
     /// Books whose rows are not as they should be, and since when.
     wrong: Mutex<HashMap<Symbol, (Epoch, Instant)>>,
 }
 
+#[derive(Default)]
+struct Looked {
+    at: Option<Instant>,
+    compared_at: Option<Instant>,
+    turn: usize,
+}
+
 impl Rows {
     pub fn new(routes: Arc<dyn Routes>, me: NodeId) -> Self {
-        Self { routes, me, mended_at: Mutex::default(), wrong: Mutex::default() }
+        Self { routes, me, looked: Mutex::default(), wrong: Mutex::default() }
     }
 
-    /// Compares the table with the node's books, if it is time for that, and tells it what it does not know.
+    /// Looks at the table if it is time for that, and tells it what it does not know of the node's books.
     pub async fn mend(&self, books: &[Arc<BookStatus>]) {
-        {
-            let mut mended_at = self.mended_at.lock();
-            if mended_at.is_some_and(|at| at.elapsed() < MEND_EVERY) {
-                return;
-            }
-            *mended_at = Some(Instant::now());
-        }
-        match self.compare(books).await {
+        let active: Vec<&Arc<BookStatus>> = books.iter().filter(|b| b.is_active()).collect();
+        let Some((turn, is_due)) = self.turn() else { return };
+        let looked_at = active.get(turn % active.len().max(1));
+        let mended = async {
+            let is_wrong = match looked_at {
+                Some(book) => self.routes.get(book.symbol).await?.is_none_or(|row| row.epoch < book.epoch()),
+                None => false,
+            };
+            // A lost table shows in any row; one row alone in its turn, or when all are compared.
+            let compares = is_due || is_wrong || !self.wrong.lock().is_empty();
+            if compares { self.compare(&active).await } else { Ok(0) }
+        };
+        match mended.await {
             Ok(0) => {}
             Ok(mended) => {
                 metrics::counter!("hotbook_routes_mended_total").increment(mended);
@@ -52,10 +66,25 @@ impl Rows {
         }
     }
 
-    async fn compare(&self, books: &[Arc<BookStatus>]) -> Result<u64, RoutesError> {
+    /// Whose turn it is, and whether all are to be compared; `None`: not yet.
+    fn turn(&self) -> Option<(usize, bool)> {
+        let mut looked = self.looked.lock();
+        if looked.at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
+            return None;
+        }
+        looked.at = Some(Instant::now());
+        looked.turn += 1;
+        Some((looked.turn, looked.compared_at.is_none_or(|at| at.elapsed() >= COMPARE_EVERY)))
+    }
+
+    /// `active`: the books that the node owns.
+    async fn compare(&self, active: &[&Arc<BookStatus>]) -> Result<u64, RoutesError> {
+        self.looked.lock().compared_at = Some(Instant::now());
+        let mine: HashSet<Symbol> = active.iter().map(|b| b.symbol).collect();
+        self.wrong.lock().retain(|symbol, _| mine.contains(symbol));
         let rows: HashMap<Symbol, Route> = self.routes.all().await?.into_iter().collect();
         let mut mended = 0;
-        for book in books.iter().filter(|b| b.is_active()) {
+        for book in active {
             let (symbol, epoch) = (book.symbol, book.epoch());
             let target_instance = self.me;
             let truth =
@@ -130,12 +159,11 @@ mod tests {
     async fn lost_and_old_rows_are_told_again_and_newer_ones_stay() {
         let (routes, directory) = (Arc::new(LocalRoutes::default()), Directory::default());
         let books: Vec<_> = ["LOST", "OLD", "SAME", "NEWER"].map(|name| active(&directory, name, 4)).into();
-        let shadow = directory.enter(Symbol::new("SHADOW").unwrap(), 3, me());
         routes.overwrite(books[1].symbol, row("n2", RouteStatus::Active, 2));
         routes.overwrite(books[2].symbol, row("n1", RouteStatus::Active, 4));
         routes.overwrite(books[3].symbol, row("n3", RouteStatus::Active, 5));
         let rows = Rows::new(Arc::clone(&routes) as Arc<dyn Routes>, me());
-        let all = [&books[..], &[shadow]].concat();
+        let all: Vec<&Arc<BookStatus>> = books.iter().collect();
         assert_eq!(rows.compare(&all).await.unwrap(), 0, "they may be about to be written");
         rows.age();
         assert_eq!(rows.compare(&all).await.unwrap(), 2);
@@ -150,13 +178,37 @@ mod tests {
     #[actix_rt::test]
     async fn a_mark_that_somebody_left_behind_is_taken_away_in_the_end() {
         let (routes, directory) = (Arc::new(LocalRoutes::default()), Directory::default());
-        let books = [active(&directory, "A", 4)];
-        let symbol = books[0].symbol;
+        let book = active(&directory, "A", 4);
+        let (symbol, books) = (book.symbol, [&book]);
         routes.overwrite(symbol, row("n1", RouteStatus::Migrating, 4));
         let rows = Rows::new(Arc::clone(&routes) as Arc<dyn Routes>, me());
         assert_eq!(rows.compare(&books).await.unwrap(), 0, "a move may be under way");
         rows.age();
         assert_eq!(rows.compare(&books).await.unwrap(), 1);
         assert_eq!(routes.get(symbol).await.unwrap().unwrap(), row("n1", RouteStatus::Active, 4));
+    }
+
+    #[actix_rt::test]
+    async fn a_lost_table_shows_at_the_first_look_and_shadows_are_not_entered() {
+        let (routes, directory) = (Arc::new(LocalRoutes::default()), Directory::default());
+        let books = [active(&directory, "A", 4), active(&directory, "B", 4)];
+        let shadow = directory.enter(Symbol::new("SHADOW").unwrap(), 3, me());
+        let all = [&books[..], &[shadow]].concat();
+        let rows = Rows::new(Arc::clone(&routes) as Arc<dyn Routes>, me());
+        for _ in 0..2 {
+            routes.clear();
+            rows.looked.lock().at = None;
+            rows.mend(&all).await;
+            assert_eq!(rows.wrong.lock().len(), 2);
+            rows.age();
+            rows.mend(&all).await;
+            assert_eq!(routes.all().await.unwrap(), [], "not looked at again so soon");
+            rows.looked.lock().at = None;
+            rows.mend(&all).await;
+            assert_eq!(routes.all().await.unwrap().len(), 2);
+            rows.looked.lock().at = None;
+            rows.mend(&all).await;
+            assert!(rows.wrong.lock().is_empty());
+        }
     }
 }
