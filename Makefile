@@ -2,8 +2,8 @@
 CARGO ?= cargo
 
 # The adapters that have tests against the real servers, and those tests.
-ADAPTERS = kafka,redis,services-tests
-ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test services
+ADAPTERS = kafka,redis,s3,services-tests
+ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services
 
 .PHONY: run test test-adapters check bench sim
 
@@ -17,7 +17,7 @@ test:           ## every test
 	$(MAKE) test-adapters
 
 test-adapters:  ## the adapters against real servers, which are fetched and started here (docs/operations.md)
-	scripts/services install kafka redis
+	scripts/services install kafka redis s3
 	$(CARGO) clippy --all-targets --locked --features $(ADAPTERS) -- -D warnings
 	$(CARGO) test --locked --features $(ADAPTERS) $(ADAPTER_TESTS)
 

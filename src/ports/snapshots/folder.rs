@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 
-use super::{SnapshotKey, SnapshotStore, SnapshotStoreError};
+use super::{SnapshotKey, SnapshotStore, SnapshotStoreError, folder_name, symbol_of};
 use crate::domain::Symbol;
 
 /// Temporary files lie here, on the same file system and never inside a listing.
@@ -144,7 +144,7 @@ impl Inner {
     fn symbols(&self) -> Result<Vec<Symbol>, SnapshotStoreError> {
         let mut symbols = Vec::new();
         for name in names_in(&self.root.join("snapshots"))? {
-            let Ok(symbol) = Symbol::new(&name.replace("%2E", ".")) else { continue };
+            let Some(symbol) = symbol_of(&name) else { continue };
             if !self.list(symbol)?.is_empty() {
                 symbols.push(symbol);
             }
@@ -159,14 +159,6 @@ impl Inner {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(io_error(format!("rid of {}", key.path()), e)),
             _ => Ok(()),
         }
-    }
-}
-
-/// The symbol, save for two that would lead out of the folder.
-fn folder_name(symbol: Symbol) -> String {
-    match symbol.as_str() {
-        "." | ".." => symbol.as_str().replace('.', "%2E"),
-        name => name.to_owned(),
     }
 }
 

@@ -1,6 +1,8 @@
 //! The snapshots port: immutable files named by symbol, offset and epoch.
 
 pub mod folder;
+#[cfg(feature = "s3")]
+pub mod s3;
 
 use std::sync::Arc;
 
@@ -37,12 +39,27 @@ pub enum SnapshotStoreError {
     Exists { path: String },
     #[error("snapshot {path} is not there")]
     Missing { path: String },
+    /// It may come back by itself.
+    #[error("snapshot store cannot be reached: {why}")]
+    Unavailable { why: String },
     #[error("snapshot store cannot be {doing}: {source}")]
     Io {
         doing: String,
         #[source]
         source: Arc<std::io::Error>,
     },
+}
+
+/// The symbol, save for two that would lead out of the folder; [`symbol_of`] reads it.
+fn folder_name(symbol: Symbol) -> String {
+    match symbol.as_str() {
+        "." | ".." => symbol.as_str().replace('.', "%2E"),
+        name => name.to_owned(),
+    }
+}
+
+fn symbol_of(folder: &str) -> Option<Symbol> {
+    Symbol::new(&folder.replace("%2E", ".")).ok()
 }
 
 /// Where snapshots are kept. Contents are opaque here: see `migration::snapshot` for what is in them.
