@@ -112,7 +112,7 @@ fn tell(decision: &Decision, move_id: Option<MoveId>) {
     metrics::counter!("hotbook_decisions_total", "kind" => kind.code(), "reason" => reason.code()).increment(1);
     match (kind, move_id) {
         (Kind::Stay, _) => tracing::warn!(reason = reason.code(), "{message}"),
-        (_, Some(id)) => tracing::info!(kind = kind.code(), reason = reason.code(), %id, "{message}"),
+        (_, Some(id)) => tracing::info!(kind = kind.code(), reason = reason.code(), migration = %id, "{message}"),
         _ => tracing::info!(kind = kind.code(), reason = reason.code(), "{message}"),
     }
 }

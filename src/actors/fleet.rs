@@ -69,7 +69,7 @@ impl RunningNode {
         self.arbiters.lock().first().map(|thread| A::start_in_arbiter(&thread.handle(), |_| actor))
     }
 
-    fn takes_books(&self) -> bool {
+    pub(super) fn takes_books(&self) -> bool {
         self.context.is_alive() && !self.draining.load(Ordering::Acquire)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decisions::{Decisions, Seen};
-use super::fleet::Fleet;
+use super::fleet::{Fleet, RunningNode};
 use super::moves::Moves;
 use crate::clock;
 use crate::domain::{Micros, NodeId};
@@ -75,7 +75,7 @@ impl Leader {
         let is_heeded = self.parts.mode == PlacementMode::Auto;
         let settings = &self.parts.settings;
         let placement = self.placement.get_or_insert_with(|| Placement::new(settings.clone(), is_heeded));
-        let view = view_of(beats, &self.parts.moves);
+        let view = view_of(beats, &self.parts.moves, fleet);
         let decisions = placement.look(&view);
         let seen = |n: &NodeView| Seen { id: n.id, load: n.load, band: placement.band(&n.id), is_open: n.is_open };
         let nodes: Vec<Seen> = view.nodes.iter().map(seen).collect();
@@ -109,10 +109,12 @@ impl Leader {
     }
 }
 
-fn view_of(beats: Vec<Heartbeat>, moves: &Moves) -> View {
+fn view_of(beats: Vec<Heartbeat>, moves: &Moves, fleet: &Fleet) -> View {
+    // Of a node of its own it is known before that says so.
+    let takes_books = |id: &NodeId| fleet.get(id).is_none_or(RunningNode::takes_books);
     let node = |beat: Heartbeat| NodeView {
         id: beat.node,
-        is_open: beat.status == NodeStatus::Active && moves.reaches(&beat.node),
+        is_open: beat.status == NodeStatus::Active && moves.reaches(&beat.node) && takes_books(&beat.node),
         load: beat.load,
         cores: beat.cores,
         measured_at: Micros(beat.measured_at),

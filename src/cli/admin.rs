@@ -1,5 +1,6 @@
 //! `admin`: what operators ask and order, over HTTP.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -126,6 +127,11 @@ async fn token(args: &AdminArgs) -> anyhow::Result<String> {
     Ok(answer["token"].as_str().context("the server gives no token")?.to_owned())
 }
 
+/// Whoever reads may have enough (`| head`): no reason to fail.
+fn say(line: &str) {
+    _ = writeln!(std::io::stdout(), "{line}");
+}
+
 /// A table of the named fields, as wide as its content.
 fn table(rows: &[Value], fields: &[&str]) {
     let cell = |row: &Value, field: &str| match &row[field] {
@@ -138,7 +144,7 @@ fn table(rows: &[Value], fields: &[&str]) {
     let widths: Vec<usize> = fields.iter().map(|f| width(f)).collect();
     let line = |cells: Vec<String>| {
         let padded: Vec<String> = cells.iter().zip(&widths).map(|(c, w)| format!("{c:<w$}")).collect();
-        println!("{}", padded.join("  ").trim_end());
+        say(padded.join("  ").trim_end());
     };
     line(fields.iter().map(|f| (*f).to_owned()).collect());
     for row in rows {
@@ -152,17 +158,14 @@ const MOVE: &[&str] = &["id", "symbol", "from", "to", "cause", "status", "parked
 fn show(args: &AdminArgs, answer: &Value) {
     let rows = |field: &str| answer[field].as_array().cloned().unwrap_or_default();
     match &args.verb {
-        _ if args.json => println!("{answer}"),
+        _ if args.json => say(&answer.to_string()),
         Verb::Nodes => {
             table(&rows("nodes"), &["id", "status", "leads", "books", "load", "cores", "rate", "lag", "waiting_us"])
         }
         Verb::Books => table(&rows("books"), BOOK),
         Verb::Decisions { .. } => {
-            println!(
-                "leader {}, mode {}",
-                answer["leader"].as_str().unwrap_or("none"),
-                answer["mode"].as_str().unwrap_or("?")
-            );
+            let (leader, mode) = (answer["leader"].as_str(), answer["mode"].as_str());
+            say(&format!("leader {}, mode {}", leader.unwrap_or("none"), mode.unwrap_or("?")));
             table(&rows("decisions"), &["at", "times", "kind", "reason", "migration_id", "message"]);
         }
         Verb::Routes => table(&rows("routes"), &["symbol", "target_instance", "status", "epoch", "partition", "to"]),
@@ -171,7 +174,7 @@ fn show(args: &AdminArgs, answer: &Value) {
             table(std::slice::from_ref(answer), MOVE);
             table(&rows("steps"), &["name", "started_at", "took_us"]);
         }
-        _ => println!("{answer}"),
+        _ => say(&answer.to_string()),
     }
 }
 
