@@ -32,6 +32,8 @@ pub struct Config {
     pub partitions: u32,
     /// Threads for the books of each node; 0 = one per core, divided among the nodes.
     pub book_threads_per_node: usize,
+    /// Starts although acknowledged records are gone from the end of the log, without them.
+    pub accept_lost_tail: bool,
     pub demo: bool,
     /// As `RUST_LOG`: `info`, `debug`, `hotbook=debug,info`.
     pub log_level: String,
@@ -90,6 +92,7 @@ impl Default for Config {
             nodes: 1,
             partitions: 64,
             book_threads_per_node: 0,
+            accept_lost_tail: false,
             demo: false,
             log_level: "info".into(),
             log_json: false,

@@ -78,6 +78,33 @@ async fn a_damaged_snapshot_is_skipped_and_nothing_is_missing() {
     }
 }
 
+#[actix_web::test]
+async fn a_snapshot_that_knows_more_than_the_log_stops_the_start_and_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let exchange = start(config(folder.path())).await;
+    exchange.list(symbol("AAA"), plain()).await.unwrap();
+    send(&exchange, "AAA", &Command::Add(order("kept", Side::Buy, 100, 1))).await;
+    exchange.snapshot(symbol("AAA")).await.unwrap();
+    let early = tempfile::tempdir().unwrap();
+    copy_folder(&folder.path().join("log"), &early.path().join("log"));
+    send(&exchange, "AAA", &Command::Add(order("lost", Side::Buy, 100, 1))).await;
+    exchange.snapshot(symbol("AAA")).await.unwrap();
+    exchange.shutdown().await;
+    drop(exchange);
+    // The log is put back from an older copy, the snapshots are not.
+    std::fs::remove_dir_all(folder.path().join("log")).unwrap();
+    copy_folder(&early.path().join("log"), &folder.path().join("log"));
+    let said = Exchange::start(config(folder.path())).await.err().expect("a snapshot is ahead").to_string();
+    assert!(said.starts_with("snapshot_ahead_of_log"), "{said}");
+    let named = said.split_whitespace().find(|word| word.starts_with("snapshots/AAA/")).expect("a file");
+    std::fs::remove_file(folder.path().join(named)).unwrap();
+    let exchange = start(config(folder.path())).await;
+    assert_eq!(exchange.directory().get(&symbol("AAA")).unwrap().orders(), 1);
+    let again = send(&exchange, "AAA", &Command::Add(order("lost", Side::Buy, 100, 1))).await;
+    assert_eq!(status(&again), OrderStatus::New, "offsets that were lost are used again");
+    exchange.shutdown().await;
+}
+
 fn copy_folder(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {

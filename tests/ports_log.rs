@@ -21,6 +21,7 @@ struct Embedded {
     segment_bytes: u64,
     cache_bytes: usize,
     prepares_segments: bool,
+    accepts_lost_tail: bool,
 }
 
 impl Embedded {
@@ -30,6 +31,7 @@ impl Embedded {
             segment_bytes: 4 << 20,
             cache_bytes: 1 << 20,
             prepares_segments: true,
+            accepts_lost_tail: false,
         }
     }
 
@@ -43,6 +45,7 @@ impl Embedded {
             segment_bytes: self.segment_bytes,
             cache_bytes: self.cache_bytes,
             prepares_segments: self.prepares_segments,
+            accepts_lost_tail: self.accepts_lost_tail,
             ..EmbeddedLogOptions::new(self.folder.path(), PARTITIONS)
         };
         Ok(Arc::new(EmbeddedLog::open(&options)?))
@@ -50,6 +53,11 @@ impl Embedded {
 
     fn segments(&self) -> Vec<PathBuf> {
         segments(self.folder.path())
+    }
+
+    /// The file that says how far the journal is durable.
+    fn mark(&self) -> PathBuf {
+        self.folder.path().join("log/durable")
     }
 }
 
@@ -106,30 +114,33 @@ fn end_of(bytes: &[u8]) -> usize {
     bytes.iter().rposition(|b| *b != 0).map_or(0, |p| p + 1)
 }
 
-/// Five records, each a group of its own, and the end of the journal after each.
-async fn five_groups(bench: &Embedded) -> Vec<usize> {
+/// Five records, each a group of its own; the end of the journal after each, and the durable mark after the fourth.
+async fn five_groups(bench: &Embedded) -> (Vec<usize>, Vec<u8>) {
     let log = bench.try_open().unwrap();
     let session = session(&log);
-    let mut ends = Vec::new();
+    let (mut ends, mut mark) = (Vec::new(), Vec::new());
     for i in 1..=5 {
         soon(session.append(record(orders(0), format!("value {i}")))).await.unwrap();
         ends.push(end_of(&std::fs::read(bench.segments().last().unwrap()).unwrap()));
+        if i == 4 {
+            mark = std::fs::read(bench.mark()).unwrap();
+        }
     }
     soon(log.close()).await.unwrap();
-    ends
+    (ends, mark)
 }
 
 /// [`five_groups`] in one segment, which stays the only one.
-async fn settled() -> (Embedded, Vec<usize>) {
+async fn settled() -> (Embedded, Vec<usize>, Vec<u8>) {
     let bench = Embedded { prepares_segments: false, ..Embedded::new() };
-    let ends = five_groups(&bench).await;
+    let (ends, mark) = five_groups(&bench).await;
     assert_eq!(bench.segments().len(), 1);
-    (bench, ends)
+    (bench, ends, mark)
 }
 
 #[tokio::test]
 async fn a_torn_end_is_cut_at_every_length() {
-    let (bench, ends) = settled().await;
+    let (bench, ends, mark) = settled().await;
     let path = bench.segments().remove(0);
     let whole = std::fs::read(&path).unwrap();
     for length in ends[3]..ends[4] {
@@ -140,6 +151,8 @@ async fn a_torn_end_is_cut_at_every_length() {
                 torn.resize(whole.len().max(ends[4]) + 512, 0);
             }
             std::fs::write(&path, torn).unwrap();
+            // The machine went down before the last group was acknowledged.
+            std::fs::write(bench.mark(), &mark).unwrap();
             let log = bench.try_open().unwrap_or_else(|e| panic!("cut at {length}: {e}"));
             let texts = texts(&all_from(&log, orders(0), 0).await);
             assert_eq!(texts, ["value 1", "value 2", "value 3", "value 4"], "cut at {length}");
@@ -155,13 +168,14 @@ async fn a_torn_end_is_cut_at_every_length() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_the_last_group_is_torn_and_before_it_is_damage() {
-    let (bench, ends) = settled().await;
+    let (bench, ends, mark) = settled().await;
     let path = bench.segments().remove(0);
     let whole = std::fs::read(&path).unwrap();
     for at in 0..ends[4] {
         let mut bytes = whole.clone();
         bytes[at] ^= 1 << (at % 8);
         std::fs::write(&path, bytes).unwrap();
+        std::fs::write(bench.mark(), &mark).unwrap();
         match bench.try_open() {
             Ok(log) => {
                 assert!(at >= ends[3], "a flip at {at} went unnoticed");
@@ -173,6 +187,35 @@ async fn a_flipped_bit_in_the_last_group_is_torn_and_before_it_is_damage() {
             Err(e) => panic!("a flip at {at}: {e}"),
         }
     }
+}
+
+#[tokio::test]
+async fn an_end_below_what_was_acknowledged_stops_the_start_until_the_operator_accepts_the_loss() {
+    let (mut bench, ends, _) = settled().await;
+    let path = bench.segments().remove(0);
+    let (whole, mark) = (std::fs::read(&path).unwrap(), std::fs::read(bench.mark()).unwrap());
+    let cleanly = whole[..ends[3]].to_vec();
+    let torn = whole[..ends[4] - 3].to_vec();
+    let mut zeroed = cleanly.clone();
+    zeroed.resize(whole.len(), 0);
+    for lost in [cleanly, torn, zeroed] {
+        std::fs::write(&path, &lost).unwrap();
+        std::fs::write(bench.mark(), &mark).unwrap();
+        let said = bench.try_open().err().expect("acknowledged records are gone").to_string();
+        for part in [&path.display().to_string(), &format!("byte {}", ends[3]), "--accept-lost-tail"] {
+            assert!(said.contains(part), "{said}");
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), lost, "nothing is cut before the operator has looked");
+        bench.accepts_lost_tail = true;
+        let log = bench.try_open().expect("the operator has said so");
+        assert_eq!(all_from(&log, orders(0), 0).await.len(), 4);
+        soon(log.close()).await.unwrap();
+        bench.accepts_lost_tail = false;
+        soon(bench.try_open().expect("it was said once").close()).await.unwrap();
+    }
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(bench.mark(), &mark).unwrap();
+    assert!(matches!(bench.try_open().err(), Some(LogError::Damaged { .. })), "the whole segment is gone");
 }
 
 #[tokio::test]

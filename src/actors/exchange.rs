@@ -67,6 +67,8 @@ pub struct ExchangeConfig {
     pub events_retention_hours: u64,
     /// A book further behind than this takes no new orders.
     pub lag_records_max: u64,
+    /// Goes on without acknowledged records that are gone from the end of the log, instead of not starting.
+    pub accept_lost_tail: bool,
     /// Signs control records.
     pub cluster_secret: Vec<u8>,
     /// Whether this process writes the derived topics of the partitions whose lease it gets.
@@ -96,6 +98,7 @@ impl Default for ExchangeConfig {
             snapshots_per_second_max: 64,
             events_retention_hours: 24,
             lag_records_max: 50_000,
+            accept_lost_tail: false,
             cluster_secret: Vec::new(),
             projector: false,
             load_window_ms: 1_000,
@@ -120,10 +123,28 @@ pub enum StartError {
     Snapshots(#[from] SnapshotStoreError),
     #[error("gateway: {0}")]
     Gateway(#[from] GatewayError),
+    /// Possible only after the end of the log was lost: records that take the offsets again would never be applied.
+    #[error(
+        "snapshot_ahead_of_log: {snapshot} was taken at a record that the log does not have any more. Move the file away to \
+         go on from the snapshot before it"
+    )]
+    SnapshotAhead { snapshot: String },
     #[error("nodes must be 1 to 64")]
     Nodes,
     #[error("thread ended while starting")]
     Thread,
+}
+
+/// A book restored from such a snapshot would wait for offsets that others take.
+async fn refuse_snapshots_ahead(log: &dyn Log, found: &[Found]) -> Result<(), StartError> {
+    for f in found {
+        let Some(snapshot) = &f.snapshot else { continue };
+        let end = async |topic| log.end_offset(TopicPartition { topic, partition: f.entry.partition }).await;
+        if f.orders_from() > end(Topic::Orders).await? || f.events_from() > end(Topic::Events).await? {
+            return Err(StartError::SnapshotAhead { snapshot: snapshot.key().path() });
+        }
+    }
+    Ok(())
 }
 
 /// Why a symbol was not listed, halted or resumed.
@@ -177,13 +198,17 @@ impl Exchange {
         }
         let folder = config.data_dir.clone();
         std::fs::create_dir_all(&folder).map_err(|source| StartError::Folder { folder, source })?;
-        let options = EmbeddedLogOptions::new(&config.data_dir, config.partitions);
+        let options = EmbeddedLogOptions {
+            accepts_lost_tail: config.accept_lost_tail,
+            ..EmbeddedLogOptions::new(&config.data_dir, config.partitions)
+        };
         let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&options)?);
         let snapshots: Arc<dyn SnapshotStore> = Arc::new(FolderSnapshots::open(&config.data_dir)?);
         let keyring = Arc::new(Keyring::from_secret(&config.cluster_secret));
         let catalogue = Arc::new(Catalogue::read(&*log).await?);
         let directory = Arc::new(Directory::default());
         let mut found = recovery::find_all(&snapshots, &catalogue).await?;
+        refuse_snapshots_ahead(&*log, &found).await?;
         let ids = node_ids(config.nodes);
         let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
         let admin = log.open_session(options)?;

@@ -69,6 +69,9 @@ pub struct ServeArgs {
     /// Lists a few symbols and runs a gentle synthetic flow.
     #[arg(long)]
     demo: bool,
+    /// Starts although acknowledged records are gone from the end of the log, without them.
+    #[arg(long)]
+    accept_lost_tail: bool,
     /// HTTP port; 0 takes a free one, for gRPC too unless that is named.
     #[arg(long)]
     http_port: Option<u16>,
@@ -95,6 +98,9 @@ impl ServeArgs {
         }
         if let Some(data) = &self.data {
             flags.insert("data_dir".into(), Value::from(data.to_string_lossy().into_owned()));
+        }
+        if self.accept_lost_tail {
+            flags.insert("accept_lost_tail".into(), Value::from(true));
         }
         if self.demo {
             flags.insert("demo".into(), Value::from(true));

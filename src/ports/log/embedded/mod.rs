@@ -13,8 +13,8 @@
 //!
 //! **A torn end** is what a crash left of the last group: it was never acknowledged and is cut off with a warning. Bytes
 //! that are broken although a later group exists, or in an earlier segment, were durable: that is damage and the log does
-//! not open ([`LogError::Damaged`]). After a cut below the durable mark (the disk lost what it had promised) an error says
-//! so.
+//! not open ([`LogError::Damaged`]). Nor does it when the whole records end below the durable mark, torn or cleanly: the
+//! disk lost what it had promised. [`EmbeddedLogOptions::accepts_lost_tail`] goes on all the same.
 //!
 //! **A reader in another process** never goes beyond the durable mark while a writer lives. Without a writer it reads all
 //! whole records, which is what the next writer will find.
@@ -42,7 +42,7 @@ use self::folder::{Folder, damaged, io_error};
 use self::frame::PARTITIONS_MAX;
 use self::partition::Looked;
 use self::queue::{EmbeddedSession, Queue};
-use self::scan::Cursor;
+use self::scan::{Cursor, Mend};
 use self::shared::Shared;
 use self::writer::{Sizes, Writer};
 use super::{Log, LogError, Record, Session, SessionOptions, TopicPartition};
@@ -68,12 +68,21 @@ pub struct EmbeddedLogOptions {
     pub cache_bytes: usize,
     /// Whether the space of the next segment is written with zeros in the background: see the figures above.
     pub prepares_segments: bool,
+    /// Goes on without acknowledged records that are gone from the journal's end, instead of not opening.
+    pub accepts_lost_tail: bool,
 }
 
 impl EmbeddedLogOptions {
     pub fn new(folder: impl Into<PathBuf>, partitions: u32) -> Self {
         let folder = folder.into();
-        Self { folder, partitions, segment_bytes: SEGMENT_BYTES, cache_bytes: CACHE_BYTES, prepares_segments: true }
+        Self {
+            folder,
+            partitions,
+            segment_bytes: SEGMENT_BYTES,
+            cache_bytes: CACHE_BYTES,
+            prepares_segments: true,
+            accepts_lost_tail: false,
+        }
     }
 }
 
@@ -95,7 +104,7 @@ impl EmbeddedLog {
     ///
     /// # Errors
     /// [`LogError::Locked`] when another process writes it, [`LogError::Damaged`] when it is broken anywhere but at its
-    /// very end, [`LogError::Io`] for the rest, a changed partition count included.
+    /// very end or ends below what was acknowledged, [`LogError::Io`] for the rest, a changed partition count included.
     pub fn open(options: &EmbeddedLogOptions) -> Result<Self, LogError> {
         if options.partitions == 0 || options.partitions >= PARTITIONS_MAX {
             let reason = format!("{} partitions are not possible", options.partitions);
@@ -106,7 +115,8 @@ impl EmbeddedLog {
         let lock = folder.lock()?;
         let meta = folder.meta_or_create(options.partitions)?;
         let shared = Shared::load(folder, meta)?;
-        let end = scan::scan_all(&shared, true)?;
+        let mend = if options.accepts_lost_tail { Mend::Lost } else { Mend::Torn };
+        let end = scan::scan_all(&shared, mend)?;
         let sizes = Sizes {
             segment_bytes: options.segment_bytes.clamp(1 << 12, SEGMENT_BYTES_MAX),
             cache_bytes: options.cache_bytes,
@@ -159,7 +169,7 @@ impl EmbeddedLog {
         if has_writer {
             scan::follow(&shared, &mut cursor)?;
         } else {
-            cursor = scan::scan_all(&shared, false)?;
+            cursor = scan::scan_all(&shared, Mend::No)?;
         }
         Ok(Self { shared, role: Role::Reader { cursor: Arc::new(Mutex::new(cursor)) }, ephemeral: None })
     }

@@ -27,32 +27,74 @@ enum Rest {
     Torn,
 }
 
-/// Reads all segments. The end of the last one may be torn: `mend` cuts it, a reader ignores it.
-pub fn scan_all(shared: &Shared, mend: bool) -> Result<Option<Cursor>, LogError> {
+/// What is done about an end that is not as the last writer left it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mend {
+    /// A reader's: a torn end is ignored.
+    No,
+    /// A torn end is cut off. One below the durable mark is damage: acknowledged records are gone.
+    Torn,
+    /// The operator has said to go on without acknowledged records.
+    Lost,
+}
+
+/// Reads all segments. The end of the last one may be torn.
+pub fn scan_all(shared: &Shared, mend: Mend) -> Result<Option<Cursor>, LogError> {
     let numbers = shared.folder.segments()?;
+    let mark = shared.folder.read_mark();
     let mut previous: Option<Cursor> = None;
     for (i, number) in numbers.iter().enumerate() {
         let is_last = i + 1 == numbers.len();
         let file = match File::open(shared.folder.segment_path(*number)) {
             Ok(file) => file,
             // A living writer trims.
-            Err(e) if e.kind() == io::ErrorKind::NotFound && !mend => continue,
+            Err(e) if e.kind() == io::ErrorKind::NotFound && mend == Mend::No => continue,
             Err(e) => return Err(io_error("opened", e)),
         };
         let bytes = whole(&file)?;
         shared.segments.lock().users.entry(*number).or_default();
         let (end, rest) = scan_segment(shared, *number, &bytes, previous)?;
-        if rest == Rest::Torn {
-            if !is_last {
-                return Err(damaged(format!("segment {number} at {end}: no whole record, and later segments exist")));
-            }
-            if mend {
-                cut(shared, *number, end, bytes.len() as u64)?;
-            }
+        if rest == Rest::Torn && !is_last {
+            return Err(damaged(format!("segment {number} at {end}: no whole record, and later segments exist")));
+        }
+        if let Some(mark) = mark.filter(|m| m.segment == *number && m.position > end) {
+            lost_below(shared, mark, end, mend)?;
+        }
+        if rest == Rest::Torn && mend != Mend::No {
+            cut(shared, *number, end, bytes.len() as u64)?;
         }
         previous = Some(Cursor { segment: *number, position: end });
     }
+    let last = previous.map_or(0, |p| p.segment);
+    if let Some(mark) = mark.filter(|m| m.segment > last && m.position > 0) {
+        lost_below(shared, mark, 0, mend)?;
+    }
     Ok(previous)
+}
+
+/// The journal ends at `end` of the mark's segment, below what was acknowledged: the disk lost what it had confirmed, or a
+/// file was put back from an older copy.
+fn lost_below(shared: &Shared, mark: Mark, end: u64, mend: Mend) -> Result<(), LogError> {
+    let (file, durable) = (shared.folder.segment_path(mark.segment), mark.position);
+    let what = format!(
+        "{} has whole records up to byte {end}, but up to byte {durable} they were acknowledged: {} bytes are lost",
+        file.display(),
+        durable - end
+    );
+    match mend {
+        Mend::Torn => Err(damaged(format!(
+            "{what}. Put the file back from a copy of the disk; or start once with --accept-lost-tail, which goes on \
+            without what is lost"
+        ))),
+        Mend::Lost => {
+            tracing::error!(file = %file.display(), position = end, durable, "going on without acknowledged records");
+            Ok(())
+        }
+        Mend::No => {
+            tracing::error!(file = %file.display(), position = end, durable, "acknowledged records are lost");
+            Ok(())
+        }
+    }
 }
 
 fn whole(file: &File) -> Result<Bytes, LogError> {
@@ -124,16 +166,6 @@ fn check_nothing_later(shared: &Shared, number: u64, bytes: &Bytes, broken: usiz
 }
 
 fn cut(shared: &Shared, number: u64, end: u64, length: u64) -> Result<(), LogError> {
-    let mark = shared.folder.read_mark();
-    let was_durable = mark.is_some_and(|m| m > Mark { segment: number, position: end });
-    if was_durable {
-        tracing::error!(
-            segment = number,
-            position = end,
-            "the journal's end is broken below what was acknowledged; \
-            acknowledged records are lost"
-        );
-    }
     tracing::warn!(segment = number, position = end, bytes = length - end, "torn end of the journal is cut off");
     let file =
         OpenOptions::new().write(true).open(shared.folder.segment_path(number)).map_err(|e| io_error("repaired", e))?;
