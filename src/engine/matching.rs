@@ -356,3 +356,60 @@ fn incoming(order: &NewOrder) -> OrderLine {
         joined: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::command::Listing;
+    use crate::domain::{
+        Authority, Command, Epoch, Input, Instrument, Machine, Micros, NodeId, Offset, OrderId, Origin, Output, Seqs,
+        UserId,
+    };
+
+    fn input(n: u64, command: Command) -> Input<Command> {
+        Input { offset: Offset(n), at: Micros(n), origin: Origin::NONE, command }
+    }
+
+    fn order(n: u64, side: Side, price: u64, time_in_force: TimeInForce) -> Command {
+        Command::Add(NewOrder {
+            order_id: OrderId::new(&format!("o{n}")).unwrap(),
+            user: UserId::new(if side == Side::Buy { "bob" } else { "ann" }).unwrap(),
+            side,
+            kind: OrderKind::Limit { price: Price(price) },
+            quantity: Quantity(1),
+            time_in_force,
+            self_trade: SelfTrade::None,
+            post_only: false,
+            all_or_none: false,
+            display_quantity: None,
+        })
+    }
+
+    #[test]
+    fn a_full_book_takes_no_order_that_could_rest_until_one_leaves() {
+        let mut out = Outbox::new(Seqs::default(), Epoch(0));
+        let owner = NodeId::new("n1").unwrap();
+        let listing = Listing { instrument: Instrument::plain(2, 1, 1), owner, id_key: 1, rules_version: 1 };
+        let authority = Authority { nonce: 1, valid_until: Micros(u64::MAX) };
+        let list = Command::List { listing: Box::new(listing), authority };
+        let mut book = Book::birth(&input(0, list), &mut out).unwrap();
+        let mut n = 0;
+        let mut fate = |side, price, tif| {
+            n += 1;
+            out.clear();
+            book.apply(&input(n, order(n, side, price, tif)), &mut out);
+            match Output::decode_all(out.bytes()).last().unwrap().unwrap().body {
+                OutputBody::Order(o) => (o.status, o.reason, book.resting_orders()),
+                other => panic!("{other:?}"),
+            }
+        };
+        for rest in 1..=RESTING_MAX {
+            assert_eq!(fate(Side::Sell, 100 + rest as u64 % 50, TimeInForce::Gtc), (OrderStatus::New, None, rest));
+        }
+        let full = (OrderStatus::Rejected, Some(Reason::BookFull), RESTING_MAX);
+        assert_eq!(fate(Side::Sell, 200, TimeInForce::Gtc), full);
+        assert_eq!(fate(Side::Buy, 200, TimeInForce::Gtc), full, "it might rest");
+        assert_eq!(fate(Side::Buy, 200, TimeInForce::Ioc), (OrderStatus::Filled, None, RESTING_MAX - 1));
+        assert_eq!(fate(Side::Buy, 50, TimeInForce::Gtc), (OrderStatus::New, None, RESTING_MAX), "there is room again");
+    }
+}
