@@ -41,6 +41,89 @@ async fn an_order_trades_and_everyone_sees_it() {
 }
 
 #[actix_web::test]
+async fn a_trader_sees_the_own_fills_and_nobody_elses() {
+    let mut server = TestServer::start().await;
+    server.list(&["TSLA", "AAPL"]).await;
+    let expected = {
+        let (alice, bob) = (server.trader("alice").await, server.trader("bob").await);
+        alice.order("TSLA", "SELL", "250.00", 25, "a1").await;
+        bob.order("TSLA", "BUY", "250.50", 10, "b1").await;
+        bob.order("AAPL", "SELL", "99", 5, "b2").await;
+        alice.order("AAPL", "BUY", "99.50", 3, "a2").await;
+        let (status, mine) = alice.get("/fills").await;
+        let fills = mine["fills"].as_array().expect("fills");
+        assert_eq!((status, fills.len()), (200, 2), "{mine}");
+        let shown = |f: &serde_json::Value| {
+            ["order_id", "symbol", "side", "filled_qty", "filled_price", "remaining_qty", "status", "liquidity"]
+                .map(|k| f[k].clone())
+        };
+        let newest = json!(["a2", "AAPL", "BUY", 3, 99.0, 0, "FILLED", "TAKER"]);
+        assert_eq!(json!(shown(&fills[0])), newest, "newest first");
+        let maker = json!(["a1", "TSLA", "SELL", 10, 250.0, 15, "PARTIALLY_FILLED", "MAKER"]);
+        assert_eq!(json!(shown(&fills[1])), maker);
+        let (_, trades) = server.get("/trades/TSLA").await;
+        assert_eq!(fills[1]["trade_id"], trades["trades"][0]["trade_id"]);
+        assert_eq!(fills[1]["timestamp"], trades["trades"][0]["timestamp"]);
+        assert_eq!(alice.get("/fills?symbol=TSLA").await.1["fills"], json!([fills[1]]));
+        assert_eq!(alice.get("/fills?limit=1").await.1["fills"], json!([fills[0]]));
+        assert_eq!(alice.get("/fills?symbol=NOPE").await.1["code"], "unknown_symbol");
+        let other = server.trader("carol").await;
+        assert_eq!(other.get("/fills").await.1, json!({"fills": []}));
+        assert_eq!(server.get("/fills").await.0, 401);
+        mine
+    };
+    server.restart().await;
+    assert_eq!(server.trader("alice").await.get("/fills").await.1, expected, "they are there after a restart");
+}
+
+#[actix_web::test]
+async fn an_account_says_that_no_balance_is_kept_and_what_is_at_work() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA", "AAPL"]).await;
+    let alice = server.trader("alice").await;
+    let (status, empty) = alice.get("/account").await;
+    assert_eq!((status, &empty["open_orders"], &empty["working"]), (200, &json!(0), &json!([])), "{empty}");
+    assert_eq!((&empty["user_id"], &empty["balances_kept"]), (&json!("alice"), &json!(false)));
+    alice.order("TSLA", "BUY", "250.50", 10, "a1").await;
+    alice.order("TSLA", "BUY", "250.25", 3, "a2").await;
+    alice.order("TSLA", "SELL", "260", 4, "a3").await;
+    alice.order("AAPL", "SELL", "99", 5, "a4").await;
+    server.trader("bob").await.order("TSLA", "SELL", "250.50", 6, "b1").await;
+    let (_, account) = alice.get("/account").await;
+    let working = json!([
+        {"symbol": "AAPL", "orders": 1, "buy_qty": 0, "buy_value": 0.0, "sell_qty": 5},
+        {"symbol": "TSLA", "orders": 3, "buy_qty": 7, "buy_value": 1752.75, "sell_qty": 4},
+    ]);
+    assert_eq!((&account["open_orders"], &account["working"]), (&json!(4), &working), "what is open, not what was");
+    assert_eq!(server.get("/account").await.0, 401);
+}
+
+#[actix_web::test]
+async fn candles_are_what_traded() {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    assert_eq!(server.get("/candles/TSLA").await.1, json!({"symbol": "TSLA", "interval": "1m", "candles": []}));
+    let (alice, bob) = (server.trader("alice").await, server.trader("bob").await);
+    for (n, (price, quantity)) in [("250.00", 1), ("252.50", 2), ("249.00", 3), ("251.00", 4)].iter().enumerate() {
+        alice.order("TSLA", "SELL", price, *quantity, &format!("a{n}")).await;
+        bob.order("TSLA", "BUY", price, *quantity, &format!("b{n}")).await;
+    }
+    let (status, shown) = server.get("/candles/TSLA?interval=1h").await;
+    assert_eq!(status, 200, "{shown}");
+    let candles = shown["candles"].as_array().expect("candles");
+    let sum = |name: &str| candles.iter().map(|c| c[name].as_u64().unwrap()).sum::<u64>();
+    // An hour may have ended in between.
+    assert!((1..=2).contains(&candles.len()) && (sum("volume"), sum("trades")) == (10, 4), "{shown}");
+    assert_eq!((&candles[0]["open"], &candles.last().unwrap()["close"]), (&json!(250.0), &json!(251.0)));
+    let of = |name: &'static str| candles.iter().map(move |c| c[name].as_f64().unwrap());
+    assert_eq!((of("high").fold(0.0, f64::max), of("low").fold(f64::MAX, f64::min)), (252.5, 249.0));
+    assert!(candles[0]["start"].as_str().unwrap().ends_with(":00:00Z"), "{shown}");
+    let (status, refused) = server.get("/candles/TSLA?interval=7m").await;
+    assert_eq!((status, &refused["code"]), (400, &json!("invalid_field")), "{refused}");
+    assert_eq!(server.get("/candles/NOPE").await.1["code"], "unknown_symbol");
+}
+
+#[actix_web::test]
 async fn prices_are_printed_exactly() {
     let server = TestServer::start().await;
     let admin = server.admin().await;
@@ -228,7 +311,7 @@ async fn the_description_names_only_what_is_there() {
     server.list(&["TSLA"]).await;
     let (_, api) = server.get("/openapi.json").await;
     let paths = api["paths"].as_object().expect("paths");
-    assert!(paths.len() >= 18, "{}", paths.len());
+    assert!(paths.len() >= 21, "{}", paths.len());
     for (path, methods) in paths {
         for method in methods.as_object().unwrap().keys() {
             let (status, answer) = server

@@ -152,6 +152,28 @@ async fn depth_is_a_snapshot_and_deltas_without_a_gap() {
 }
 
 #[actix_web::test]
+async fn a_candle_comes_at_once_and_after_every_trade() {
+    let server = with_tsla().await;
+    let (alice, bob) = (server.trader("alice").await, server.trader("bob").await);
+    let trade = async |price: &str, quantity: u64, id: &str| {
+        alice.order("TSLA", "SELL", price, quantity, id).await;
+        assert_eq!(bob.order("TSLA", "BUY", price, quantity, id).await.1["status"], "FILLED");
+    };
+    trade("100", 4, "1").await;
+    let mut ws = server.ws_without_token().await;
+    ws.send(json!({"action": "SUBSCRIBE", "channels": ["candles"], "symbols": ["TSLA"]})).await;
+    let now = ws.next_of("CANDLE").await["data"].clone();
+    assert_eq!((&now["symbol"], &now["interval"], &now["close"]), (&json!("TSLA"), &json!("1m"), &json!(100.0)));
+    trade("101.50", 2, "2").await;
+    let then = ws.next_of("CANDLE").await["data"].clone();
+    assert_eq!((&then["close"], &then["high"]), (&json!(101.5), &json!(101.5)), "{then}");
+    // A minute may have ended in between.
+    let volume = if then["start"] == now["start"] { 6 } else { 2 };
+    assert_eq!(then["volume"], volume, "{then}");
+    assert!(then["seq"].as_u64() > now["seq"].as_u64(), "{then}");
+}
+
+#[actix_web::test]
 async fn cancel_all_ends_the_users_orders_only() {
     let server = with_tsla().await;
     let bob = server.trader("bob").await;

@@ -30,6 +30,8 @@ pub enum Channel {
     Depth,
     Trades,
     Ticker,
+    /// Candles of a minute.
+    Candles,
     /// All of the user's own orders, whichever way they were sent; the symbol is ignored.
     Orders,
 }

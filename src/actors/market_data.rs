@@ -1,4 +1,4 @@
-//! What is said to everybody: DEPTH, TRADE and TICKER texts, made once per symbol and batch, shared by all listeners.
+//! What is said to everybody: DEPTH, TRADE, TICKER and CANDLE texts, made once per symbol and batch, shared by all listeners.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -7,9 +7,12 @@ use std::sync::Arc;
 use bytestring::ByteString;
 
 use super::gateway::{Channel, ConnectionId, Push, Sink};
-use super::mirror::{DepthChanges, Mirror, TickerView, TradeView};
+use super::mirror::{CandleView, DepthChanges, Mirror, TickerView, TradeView};
 use crate::domain::{Micros, Price, Quantity, Seq, Symbol};
 use crate::wire::rfc3339;
+
+/// Candles told after one batch: 60 x about 200 bytes. Who was away for longer asks `GET /candles`.
+const CANDLES_TOLD_MAX: usize = 60;
 
 type Listeners = HashMap<ConnectionId, Arc<dyn Sink>>;
 
@@ -19,6 +22,9 @@ pub struct Channels {
     depth: Listeners,
     trades: Listeners,
     ticker: Listeners,
+    candles: Listeners,
+    /// Start of the newest candle that was told.
+    candle: Micros,
     /// The depth snapshot at a seq: many who subscribe at once share one text.
     snapshot: Option<(Seq, ByteString)>,
 }
@@ -38,6 +44,7 @@ impl Channels {
             Channel::Depth => Some(&mut self.depth),
             Channel::Trades => Some(&mut self.trades),
             Channel::Ticker => Some(&mut self.ticker),
+            Channel::Candles => Some(&mut self.candles),
             Channel::Orders => None,
         }
     }
@@ -48,6 +55,12 @@ impl Channels {
         match channel {
             Channel::Depth => sink.push(vec![Push::Market(self.depth_snapshot(mirror))]),
             Channel::Ticker => sink.push(vec![Push::Market(ticker_text(&mirror.ticker()))]),
+            Channel::Candles => {
+                if let Some(candle) = mirror.candles(1, 1).pop() {
+                    self.candle = self.candle.max(candle.start);
+                    sink.push(vec![Push::Market(candle_text(mirror, &candle))]);
+                }
+            }
             Channel::Trades | Channel::Orders => {}
         }
         if let Some(listeners) = self.of(channel) {
@@ -77,7 +90,7 @@ impl Channels {
         !self.trades.is_empty()
     }
 
-    /// Tells the listeners what a batch changed: one DEPTH delta, each TRADE, one TICKER.
+    /// Tells the listeners what a batch changed: one DEPTH delta, each TRADE, one TICKER, the minute's CANDLE.
     pub fn publish(&mut self, batch: &MarketBatch, mirror: &mut Mirror) {
         let changes = mirror.take_depth_changes(!self.depth.is_empty());
         if mirror.seq() == batch.before {
@@ -99,6 +112,14 @@ impl Channels {
         }
         if !self.ticker.is_empty() && batch.has_traded {
             add(&self.ticker, &ticker_text(&mirror.ticker()));
+        }
+        if !self.candles.is_empty() && batch.has_traded {
+            // A batch may end one minute and begin the next.
+            let told = self.candle;
+            for candle in mirror.candles(1, CANDLES_TOLD_MAX).iter().filter(|c| c.start >= told) {
+                add(&self.candles, &candle_text(mirror, candle));
+                self.candle = candle.start;
+            }
         }
         for (sink, batch) in batches.into_values() {
             sink.push(batch);
@@ -192,6 +213,18 @@ pub fn ticker_json(t: &TickerView) -> String {
         at => _ = write!(text, r#""{}"}}"#, rfc3339(at)),
     }
     text
+}
+
+fn candle_text(mirror: &Mirror, c: &CandleView) -> ByteString {
+    let mut text = String::with_capacity(224);
+    let (symbol, start) = (mirror.symbol(), rfc3339(c.start));
+    _ = write!(text, r#"{{"type":"CANDLE","data":{{"symbol":"{symbol}","interval":"1m","start":"{start}""#);
+    for (name, price) in [("open", c.open), ("high", c.high), ("low", c.low), ("close", c.close)] {
+        _ = write!(text, r#","{name}":"#);
+        put_price(&mut text, price, mirror.price_scale());
+    }
+    _ = write!(text, r#","volume":{},"trades":{},"seq":{}}}}}"#, c.volume, c.trades, mirror.seq());
+    text.into()
 }
 
 fn ticker_text(t: &TickerView) -> ByteString {

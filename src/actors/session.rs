@@ -449,6 +449,7 @@ impl Session {
                 "depth" => (Channel::Depth, 0),
                 "trades" => (Channel::Trades, 1),
                 "ticker" => (Channel::Ticker, 2),
+                "candles" => (Channel::Candles, 4),
                 "orders" => {
                     self.trader()?;
                     wanted.push((Channel::Orders, 3, None));

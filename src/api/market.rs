@@ -19,6 +19,9 @@ const DEPTH_MAX: usize = 1_000;
 /// Trades without `limit`, and the most there are.
 const TRADES_DEFAULT: usize = 100;
 const TRADES_MAX: usize = 1_000;
+/// Candles without `limit`, and the most there are: 24 h of minutes.
+const CANDLES_DEFAULT: usize = 100;
+const CANDLES_MAX: usize = 1_440;
 
 /// Registers the addresses.
 pub fn routes(config: &mut web::ServiceConfig) {
@@ -26,6 +29,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
         .service(web::resource("/orderbook/{symbol}").get(orderbook))
         .service(web::resource("/trades/{symbol}").get(trades))
         .service(web::resource("/ticker/{symbol}").get(ticker))
+        .service(web::resource("/candles/{symbol}").get(candles))
         .service(web::resource("/instruments").get(instruments));
 }
 
@@ -140,6 +144,56 @@ async fn ticker(edge: Shared, path: web::Path<String>) -> Outcome {
         seq: t.seq.0,
         timestamp: rfc3339(t.at),
     }))
+}
+
+/// Spans that candles can have, in minutes.
+const INTERVALS: [(&str, u64); 5] = [("1m", 1), ("5m", 5), ("15m", 15), ("30m", 30), ("1h", 60)];
+
+#[derive(Deserialize)]
+struct CandleQuery {
+    interval: Option<String>,
+    limit: Option<usize>,
+}
+
+#[derive(Serialize)]
+struct CandleOut {
+    start: String,
+    open: Box<RawValue>,
+    high: Box<RawValue>,
+    low: Box<RawValue>,
+    close: Box<RawValue>,
+    volume: u64,
+    trades: u64,
+}
+
+#[derive(Serialize)]
+struct Candles {
+    symbol: Symbol,
+    interval: &'static str,
+    candles: Vec<CandleOut>,
+}
+
+/// Oldest first.
+async fn candles(edge: Shared, path: web::Path<String>, query: web::Query<CandleQuery>) -> Outcome {
+    let (symbol, instrument) = edge.listed(Some(&path))?;
+    let wanted = query.interval.as_deref().unwrap_or("1m");
+    let Some((interval, minutes)) = INTERVALS.into_iter().find(|(name, _)| *name == wanted) else {
+        let what = format!("`interval` must be one of {}", INTERVALS.map(|(name, _)| name).join(", "));
+        return Err(EdgeError::field(Code::InvalidField, "interval", what));
+    };
+    let limit = query.limit.unwrap_or(CANDLES_DEFAULT).min(CANDLES_MAX);
+    let found = edge.gateway.mirrors().candles(&symbol, minutes, limit).unwrap_or_default();
+    let price = |p| view::price(p, instrument.price_scale);
+    let candles = found.iter().map(|c| CandleOut {
+        start: rfc3339(c.start),
+        open: price(c.open),
+        high: price(c.high),
+        low: price(c.low),
+        close: price(c.close),
+        volume: c.volume,
+        trades: c.trades,
+    });
+    Ok(HttpResponse::Ok().json(Candles { symbol, interval, candles: candles.collect() }))
 }
 
 #[derive(Serialize)]

@@ -1,5 +1,6 @@
 //! The public surface: REST, WebSocket, admin.
 
+pub mod account;
 pub mod admin;
 pub mod decisions;
 pub mod edge;

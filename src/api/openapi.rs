@@ -92,6 +92,19 @@ const ADDRESSES: &[Address] = &[
         ..get("/orders/{id}", Who::Trader, "Cancels an order")
     },
     Address {
+        query: &[("symbol", "only this symbol"), ("limit", "100 by default, cut at 1000")],
+        ..get(
+            "/fills",
+            Who::Trader,
+            "The caller's newest fills, newest first, as many as the gateway keeps; the whole record is the topic `fills`",
+        )
+    },
+    get(
+        "/account",
+        Who::Trader,
+        "What the caller's open orders would take. Balances are not kept yet: `balances_kept` is false, every order is admitted",
+    ),
+    Address {
         query: &[("depth", "levels a side, 20 by default, cut at 1000")],
         ..get("/orderbook/{symbol}", Who::Everyone, "Price levels, best first")
     },
@@ -100,6 +113,14 @@ const ADDRESSES: &[Address] = &[
         ..get("/trades/{symbol}", Who::Everyone, "The newest trades")
     },
     get("/ticker/{symbol}", Who::Everyone, "The last 24 hours in numbers"),
+    Address {
+        query: &[("interval", "1m (the default), 5m, 15m, 30m or 1h"), ("limit", "100 by default, cut at 1440")],
+        ..get(
+            "/candles/{symbol}",
+            Who::Everyone,
+            "Candles of the last 24 hours, oldest first; none for a time without trades",
+        )
+    },
     get("/instruments", Who::Everyone, "What may be traded, and by which rules"),
     Address {
         responses: &[("101", "see docs/websocket.md")],

@@ -12,11 +12,11 @@ use super::market::{self, OrderQuery};
 use super::schema::{self, ChangeFields, OrderFields};
 use super::view;
 use crate::actors::gateway::Answer;
-use crate::actors::router::{RouterCore, Submit};
+use crate::actors::router::Submit;
 use crate::actors::session::append_failed;
 use crate::domain::{Command, OrderId, Symbol, UserId};
 use crate::ports::identity::hs256::ROLES;
-use crate::ports::log::Receipt;
+use crate::ports::log::{LogError, Receipt};
 
 /// What a handler gives.
 pub type Outcome = Result<HttpResponse, EdgeError>;
@@ -46,6 +46,7 @@ pub fn routes(config: &mut web::ServiceConfig) {
 }
 
 /// How a command went by the deadline.
+#[derive(Debug)]
 enum Waited {
     Answered(Answer),
     /// Durable, no result yet.
@@ -67,7 +68,8 @@ impl Edge {
                 return Err(refusal.into());
             }
         };
-        let waited = wait(&self.router, receipt, answer, Instant::now() + self.answer_timeout).await;
+        let failed = |e: &LogError| append_failed(&self.router, e);
+        let waited = wait(receipt, answer, Instant::now() + self.answer_timeout, failed).await;
         if !matches!(waited, Ok(Waited::Answered(_))) {
             self.gateway.forget_answer(origin);
         }
@@ -77,10 +79,10 @@ impl Edge {
 
 /// Waits for the answer, which may overtake the receipt and implies it.
 async fn wait(
-    router: &RouterCore,
     mut receipt: Receipt,
     mut answer: oneshot::Receiver<Answer>,
     deadline: Instant,
+    append_failed: impl Fn(&LogError) -> EdgeError,
 ) -> Result<Waited, EdgeError> {
     let mut appended = None;
     loop {
@@ -90,7 +92,7 @@ async fn wait(
             result = &mut receipt, if appended.is_none() => match result {
                 Ok(_) => appended = Some(true),
                 Err(e) => {
-                    let error = append_failed(router, &e);
+                    let error = append_failed(&e);
                     if error.code != Code::OutcomeUnknown.code() {
                         return Err(error);
                     }
@@ -186,5 +188,65 @@ async fn ready(edge: Shared) -> HttpResponse {
         HttpResponse::Ok().json(json!({"status": "ready"}))
     } else {
         HttpResponse::ServiceUnavailable().json(json!({"status": "starting"}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::actors::session::append_error;
+    use crate::ports::log::Ack;
+
+    /// How a command ends whose receipt and answer are left as they are.
+    async fn ends(receipt: Receipt, answer: oneshot::Receiver<Answer>) -> Result<Waited, &'static str> {
+        let deadline = Instant::now() + Duration::from_millis(20);
+        wait(receipt, answer, deadline, append_error).await.map_err(|e| e.code)
+    }
+
+    fn ready(result: Result<Ack, LogError>) -> Receipt {
+        let (resolve, receipt) = Receipt::pair();
+        resolve.send(result).unwrap();
+        receipt
+    }
+
+    fn durable() -> Receipt {
+        ready(Ok(Ack { offset: None, at: None }))
+    }
+
+    #[actix_rt::test]
+    async fn a_command_not_known_to_be_durable_by_the_deadline_has_an_unknown_outcome() {
+        let (_keep, answer) = oneshot::channel();
+        let (_pending, receipt) = Receipt::pair();
+        assert_eq!(ends(receipt, answer).await.unwrap_err(), "outcome_unknown");
+        let (_keep, answer) = oneshot::channel();
+        let ended = LogError::SessionEnded { why: "the disk is gone".into() };
+        assert_eq!(ends(ready(Err(ended)), answer).await.unwrap_err(), "outcome_unknown", "it may have landed");
+        let (forgotten, answer) = oneshot::channel();
+        drop(forgotten);
+        assert_eq!(ends(durable(), answer).await.unwrap_err(), "outcome_unknown", "the answer was forgotten");
+    }
+
+    #[actix_rt::test]
+    async fn a_durable_command_without_an_answer_is_received_and_one_never_appended_is_refused() {
+        let (_keep, answer) = oneshot::channel();
+        assert!(matches!(ends(durable(), answer).await, Ok(Waited::Received)));
+        let (_keep, answer) = oneshot::channel();
+        assert_eq!(ends(ready(Err(LogError::Full)), answer).await.unwrap_err(), "overloaded");
+        let (_keep, answer) = oneshot::channel();
+        assert_eq!(ends(ready(Err(LogError::ReadOnly)), answer).await.unwrap_err(), "log_unavailable");
+    }
+
+    #[actix_rt::test]
+    async fn an_answer_that_overtakes_the_receipt_counts() {
+        let (tell, answer) = oneshot::channel();
+        tell.send(Answer { said: Vec::new() }).unwrap();
+        let (_pending, receipt) = Receipt::pair();
+        assert!(matches!(ends(receipt, answer).await, Ok(Waited::Answered(_))));
+        let (tell, answer) = oneshot::channel();
+        tell.send(Answer { said: Vec::new() }).unwrap();
+        let ended = LogError::SessionEnded { why: "the disk is gone".into() };
+        assert!(matches!(ends(ready(Err(ended)), answer).await, Ok(Waited::Answered(_))), "it had landed");
     }
 }

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::edge::{Edge, Shared};
 use super::error::{Code, EdgeError};
-use super::{admin, market, migrations, pages, rest, schema, ws};
+use super::{account, admin, market, migrations, pages, rest, schema, ws};
 use crate::actors::exchange::Exchange;
 use crate::actors::registry::{Drain, Registry, RegistryLimits, StopRegistry};
 use crate::actors::router::RouterCore;
@@ -80,6 +80,7 @@ pub async fn start(
             .app_data(web::PayloadConfig::new(schema::BODY_BYTES_MAX))
             .wrap(from_fn(in_one_form))
             .configure(rest::routes)
+            .configure(account::routes)
             .configure(market::routes)
             .configure(admin::routes)
             .configure(migrations::routes)

@@ -3,6 +3,7 @@
 //! [`Mirror`] is pure: outputs in, views out. [`Mirrors`] is the shared read side of all symbols.
 
 mod depth;
+mod fills;
 mod orders;
 mod shared;
 mod start;
@@ -21,11 +22,14 @@ pub use depth::DepthChanges;
 pub(super) use shared::Cell;
 pub use shared::Mirrors;
 pub(super) use start::{Start, read_starts};
-pub use view::{DepthView, FillView, InstrumentView, OrderView, TickerView, TradeView, trade_id};
+pub use view::{
+    CandleView, DepthView, FillView, InstrumentView, OrderView, OwnFillView, TickerView, TradeView, trade_id,
+};
 
 use crate::domain::output::{Level, OrderType, Output, OutputBody, Tif, Trade};
 use crate::domain::{Epoch, Instrument, Micros, OrderId, Origin, Price, Quantity, Seq, Side, Symbol, UserId};
 use depth::Depth;
+use fills::Fills;
 use orders::Orders;
 use ticker::Ticker;
 
@@ -33,9 +37,10 @@ use ticker::Ticker;
 pub const TRADES_MAX: usize = 1_000;
 /// Fills kept per order: 256 x 24 bytes = 6 KB. An order that swept more levels shows its first ones.
 pub const FILLS_KEPT_MAX: usize = 256;
-/// Finished orders kept by the whole gateway, shared out evenly among its symbols: 200,000 x about 400 bytes = 80 MB.
+/// Finished orders kept by the whole gateway, shared out evenly among its symbols: 200,000 x about 400 bytes = 80 MB; and as
+/// many trades with their parties: 200,000 x 232 bytes = 46 MB.
 pub const FINISHED_MAX: usize = 200_000;
-/// Finished orders of one symbol, however few symbols there are.
+/// Finished orders, and trades with their parties, of one symbol, however few symbols there are.
 pub const FINISHED_PER_SYMBOL_MAX: usize = 10_000;
 
 /// A resting order as a snapshot has it.
@@ -90,6 +95,7 @@ pub struct Mirror {
     depth: Depth,
     orders: Orders,
     trades: VecDeque<TradeView>,
+    fills: Fills,
     ticker: Ticker,
     last_trade: Option<(Price, Quantity)>,
     finished_max: usize,
@@ -145,6 +151,7 @@ impl Mirror {
             depth,
             orders,
             trades: VecDeque::new(),
+            fills: Fills::default(),
             ticker: Ticker::default(),
             last_trade: state.last_trade,
             finished_max: FINISHED_PER_SYMBOL_MAX,
@@ -197,6 +204,7 @@ impl Mirror {
     fn show_trade(&mut self, output: &Output, t: &Trade) {
         self.last_trade = Some((t.price, t.quantity));
         self.ticker.trade(output.at, t.price, t.quantity);
+        self.fills.trade(output, t, self.finished_max);
         if self.trades.len() == TRADES_MAX {
             self.trades.pop_front();
         }
@@ -241,7 +249,7 @@ impl Mirror {
         self.seq = self.seq.max(seq);
     }
 
-    /// How many finished orders it may keep from now on.
+    /// How many finished orders, and trades with their parties, it may keep from now on.
     pub fn set_finished_max(&mut self, finished_max: usize) {
         self.finished_max = finished_max;
     }
@@ -297,6 +305,16 @@ impl Mirror {
     /// The last `count` trades, newest first.
     pub fn trades(&self, count: usize) -> Vec<TradeView> {
         self.trades.iter().rev().take(count).copied().collect()
+    }
+
+    /// The newest fills of `user`, newest first.
+    pub fn fills(&self, user: &UserId, count: usize) -> Vec<OwnFillView> {
+        self.fills.of_user(self.symbol, self.price_scale(), user, count)
+    }
+
+    /// The newest `count` candles of so many minutes each, oldest first; none for a time without a trade.
+    pub fn candles(&self, minutes: u64, count: usize) -> Vec<CandleView> {
+        self.ticker.candles(minutes, count)
     }
 
     pub fn newest_trade(&self) -> Option<&TradeView> {

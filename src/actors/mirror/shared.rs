@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::{Mutex, RwLock};
 
-use super::view::{DepthView, InstrumentView, OrderView, TickerView, TradeView};
+use super::view::{CandleView, DepthView, InstrumentView, OrderView, OwnFillView, TickerView, TradeView};
 use super::{FINISHED_MAX, FINISHED_PER_SYMBOL_MAX, Mirror};
 use crate::actors::market_data::Channels;
 use crate::domain::{Instrument, OrderId, Seq, Symbol, UserId};
@@ -81,6 +81,24 @@ impl Mirrors {
     /// The last `count` trades, newest first; at most [`super::TRADES_MAX`] are kept.
     pub fn trades(&self, symbol: &Symbol, count: usize) -> Option<Vec<TradeView>> {
         self.with(symbol, |m| m.trades(count))
+    }
+
+    /// The newest fills of `user` in one symbol or in all, newest first; at most as many trades are kept as finished
+    /// orders.
+    pub fn fills(&self, symbol: Option<&Symbol>, user: &UserId, count: usize) -> Vec<OwnFillView> {
+        let Some(symbol) = symbol else {
+            let mut all: Vec<_> = self.cells().iter().flat_map(|c| c.mirror.read().fills(user, count)).collect();
+            // Stable: the order within a symbol is its seq's.
+            all.sort_by_key(|f| std::cmp::Reverse(f.at));
+            all.truncate(count);
+            return all;
+        };
+        self.with(symbol, |m| m.fills(user, count)).unwrap_or_default()
+    }
+
+    /// The newest `count` candles of so many minutes each, oldest first; they reach back 24 h.
+    pub fn candles(&self, symbol: &Symbol, minutes: u64, count: usize) -> Option<Vec<CandleView>> {
+        self.with(symbol, |m| m.candles(minutes, count))
     }
 
     pub fn ticker(&self, symbol: &Symbol) -> Option<TickerView> {

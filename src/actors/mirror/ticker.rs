@@ -2,10 +2,11 @@
 
 use std::collections::VecDeque;
 
+use super::view::CandleView;
 use crate::domain::{Micros, Price, Quantity};
 
 const MINUTE_US: u64 = 60_000_000;
-/// 24 h of minutes: at most 1,440 x 56 bytes = 79 KiB per symbol, and only for minutes in which it traded.
+/// 24 h of minutes: at most 1,440 x 64 bytes = 90 KiB per symbol, and only for minutes in which it traded.
 const MINUTES: u64 = 24 * 60;
 
 #[derive(Debug, Clone, Copy)]
@@ -14,6 +15,7 @@ struct Minute {
     open: Price,
     high: Price,
     low: Price,
+    close: Price,
     volume: u64,
     trades: u64,
 }
@@ -42,6 +44,7 @@ impl Ticker {
             Some(m) if m.number >= number => {
                 m.high = m.high.max(price);
                 m.low = m.low.min(price);
+                m.close = price;
                 m.volume += quantity.0;
                 m.trades += 1;
             }
@@ -50,11 +53,43 @@ impl Ticker {
                 open: price,
                 high: price,
                 low: price,
+                close: price,
                 volume: quantity.0,
                 trades: 1,
             }),
         }
         self.advance(at);
+    }
+
+    /// The newest `count` spans of `minutes` in which something traded, oldest first. A span that began before the 24
+    /// hours shows what is left of it.
+    pub fn candles(&self, minutes: u64, count: usize) -> Vec<CandleView> {
+        let mut candles: Vec<CandleView> = Vec::new();
+        for m in self.minutes.iter().rev() {
+            let is_enough = candles.len() == count;
+            let start = Micros((m.number - m.number % minutes) * MINUTE_US);
+            match candles.last_mut() {
+                Some(c) if c.start == start => {
+                    c.open = m.open;
+                    c.high = c.high.max(m.high);
+                    c.low = c.low.min(m.low);
+                    c.volume += m.volume;
+                    c.trades += m.trades;
+                }
+                _ if is_enough => break,
+                _ => candles.push(CandleView {
+                    start,
+                    open: m.open,
+                    high: m.high,
+                    low: m.low,
+                    close: m.close,
+                    volume: m.volume,
+                    trades: m.trades,
+                }),
+            }
+        }
+        candles.reverse();
+        candles
     }
 
     /// The 24 hours that end at `at`.
@@ -73,6 +108,27 @@ impl Ticker {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn candles_sum_their_minutes_up() {
+        let mut t = Ticker::default();
+        for (minute, price, quantity) in [(3, 10, 1), (4, 30, 2), (4, 5, 3), (4, 20, 1), (5, 21, 7), (60, 9, 1)] {
+            t.trade(Micros(minute * MINUTE_US + 1), Price(price), Quantity(quantity));
+        }
+        let shown = |minutes, count| {
+            let of = |c: &CandleView| (c.start.0 / MINUTE_US, [c.open, c.high, c.low, c.close].map(|p| p.0), c.volume);
+            t.candles(minutes, count).iter().map(of).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            shown(1, 10),
+            [(3, [10; 4], 1), (4, [30, 30, 5, 20], 6), (5, [21; 4], 7), (60, [9; 4], 1)],
+            "a minute without a trade has none"
+        );
+        assert_eq!(shown(5, 10), [(0, [10, 30, 5, 20], 7), (5, [21; 4], 7), (60, [9; 4], 1)]);
+        assert_eq!(shown(60, 10), [(0, [10, 30, 5, 21], 14), (60, [9; 4], 1)]);
+        assert_eq!(shown(1, 2), [(5, [21; 4], 7), (60, [9; 4], 1)]);
+        assert_eq!(t.candles(5, 2)[1].trades, 1);
+    }
 
     #[test]
     fn a_day_forgets_what_is_older() {

@@ -39,6 +39,35 @@ pub struct OrderView {
     pub seq: Seq,
 }
 
+/// A fill of one of the user's orders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnFillView {
+    pub symbol: Symbol,
+    pub price_scale: u8,
+    pub seq: Seq,
+    pub order_id: OrderId,
+    pub side: Side,
+    pub price: Price,
+    pub quantity: Quantity,
+    /// Open after it.
+    pub remaining: Quantity,
+    /// Whether the order rested.
+    pub is_maker: bool,
+    pub at: Micros,
+}
+
+/// What traded in one span of time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CandleView {
+    pub start: Micros,
+    pub open: Price,
+    pub high: Price,
+    pub low: Price,
+    pub close: Price,
+    pub volume: u64,
+    pub trades: u64,
+}
+
 /// Both sides of a book, best first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DepthView {

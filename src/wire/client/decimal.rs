@@ -98,6 +98,17 @@ pub fn to_json(value: u64, scale: u8) -> Box<RawValue> {
     RawValue::from_string(text).unwrap_or_default()
 }
 
+/// A sum of money as serde sees it: it may be larger than any price.
+pub fn sum_to_json(value: u128, scale: u8) -> Box<RawValue> {
+    let Ok(small) = u64::try_from(value) else {
+        let (digits, scale) = (value.to_string(), usize::from(scale));
+        let (whole, fraction) = digits.split_at(digits.len() - scale);
+        let point = if scale == 0 { "" } else { "." };
+        return RawValue::from_string(format!("{whole}{point}{fraction}")).unwrap_or_default();
+    };
+    to_json(small, scale)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -148,6 +159,14 @@ mod tests {
         ] {
             assert_eq!(parse(text, 2), Err(why), "{text:?}");
         }
+    }
+
+    #[test]
+    fn sums_may_be_larger_than_prices() {
+        for (value, scale, text) in [(25_050, 2, "250.50"), (u128::from(u64::MAX) * 10, 3, "184467440737095516.150")] {
+            assert_eq!(sum_to_json(value, scale).get(), text);
+        }
+        assert_eq!(sum_to_json(u128::from(u64::MAX) + 1, 0).get(), "18446744073709551616");
     }
 
     proptest! {
