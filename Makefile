@@ -34,4 +34,7 @@ bench:          ## every benchmark, each beside its baseline of the same run
 	target/release/hotbook bench engine C
 	target/release/hotbook bench actor B
 	target/release/hotbook bench order-entry
+	target/release/hotbook bench migration
+	target/release/hotbook bench recovery
+	target/release/hotbook bench snapshot
 	target/release/hotbook bench scale

@@ -16,7 +16,7 @@ pub const FORMAT: u32 = 1;
 /// Largest content once decompressed: 4 million orders of 150 bytes and all finished ids.
 const CONTENT_BYTES_MAX: u64 = 1 << 30;
 /// Fast, and the ids do not compress much further.
-const ZSTD_LEVEL: i32 = 1;
+pub const ZSTD_LEVEL: i32 = 1;
 
 /// A machine at one offset of its log.
 #[derive(Debug, Clone)]

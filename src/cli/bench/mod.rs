@@ -8,6 +8,7 @@ pub mod migration;
 pub mod order_entry;
 pub mod recovery;
 pub mod scale;
+pub mod snapshot;
 
 use clap::Subcommand;
 
@@ -31,6 +32,8 @@ pub enum BenchAction {
     Migration(migration::MigrationArgs),
     /// A node dies with its books: how long until each trades again, beside reading the same snapshots and log alone.
     Recovery(recovery::RecoveryArgs),
+    /// How long a book stands still for its snapshot, and how large that is, beside a bare copy and JSON.
+    Snapshot(snapshot::SnapshotArgs),
     /// Many symbols on one node: memory per idle book, time to start.
     Scale(scale::ScaleArgs),
     /// The baseline server that `order-entry` starts.
@@ -49,6 +52,7 @@ pub fn run(action: BenchAction) -> anyhow::Result<()> {
         BenchAction::OrderEntry(args) => order_entry::run(args),
         BenchAction::Migration(args) => migration::run(&args),
         BenchAction::Recovery(args) => recovery::run(&args),
+        BenchAction::Snapshot(args) => snapshot::run(&args),
         BenchAction::Scale(args) => scale::run(args),
         BenchAction::BaselineServer(args) => baseline::run(args),
     }
