@@ -448,7 +448,8 @@ fn a_snapshot_of_another_state_than_the_log_gives_is_named() {
     refilled.add("a-first", Side::Buy, 100, 10);
     let full = refilled.cut();
     refilled.add("s-taker", Side::Sell, 100, 4);
-    refilled.keep(&Snapshot { machine: full.machine, ..refilled.cut() });
+    let partly = refilled.cut();
+    refilled.keep(&Snapshot { machine: full.machine, ..partly });
     assert_eq!(first_kind(&refilled), Kind::RefilledOrder);
 }
 

@@ -275,6 +275,36 @@ proptest! {
         }
     }
 
+    /// A snapshot is cut at one record and written while the book goes on: neither may feel the other.
+    #[test]
+    fn a_frozen_copy_stays_while_the_book_goes_on(
+        records in records(), sizes in prop::collection::vec(1usize..40, 1..20)
+    ) {
+        let encoded = |book: &Book| {
+            let mut bytes = Vec::new();
+            book.encode(&mut bytes);
+            bytes
+        };
+        let (mut one, mut many) = (outbox(), outbox());
+        let (mut plain, _, _) = birth(&records[0], &mut one);
+        let (mut cut, _, _) = birth(&records[0], &mut many);
+        let (mut rest, mut sizes, mut frozen) = (&records[1..], sizes.iter().cycle(), Vec::new());
+        while !rest.is_empty() {
+            let (batch, behind) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            rest = behind;
+            // One copy is let go of before the book changes again, as one that is written quickly; the other is kept.
+            drop(cut.freeze());
+            frozen.push((cut.freeze(), encoded(&plain)));
+            plain.apply_batch(batch, &mut one);
+            cut.apply_batch(batch, &mut many);
+            prop_assert_eq!(one.bytes(), many.bytes());
+            invariants::check(&cut).map_err(TestCaseError::fail)?;
+        }
+        for (copy, expected) in frozen {
+            prop_assert_eq!(encoded(&copy), expected);
+        }
+    }
+
     /// A damaged snapshot is refused, never a panic, never another book.
     #[test]
     fn a_damaged_snapshot_is_refused(records in records(), at in any::<prop::sample::Index>(), bit in 0..8u8) {

@@ -197,11 +197,11 @@ async fn a_slow_book_is_detached_and_its_partition_neighbour_does_not_notice() {
     for name in [slow, &neighbour] {
         exchange.list(symbol(name), plain()).await.unwrap();
     }
-    // 9,000 x 0.5 ms = 4.5 s of work: more than the permits let in at once.
+    // 40,000 x 0.5 ms = 20 s of work: more than the permits let in at once, and than the neighbour needs on any machine.
     let options = SessionOptions { name: "test".into(), queue_bytes_max: usize::MAX };
     let session = exchange.log().open_session(options).unwrap();
     let to = TopicPartition { topic: Topic::Orders, partition: of(slow) };
-    let records = (0..9_000).map(|n| NewRecord {
+    let records = (0..40_000).map(|n| NewRecord {
         to,
         key: Bytes::from_static(b"SLOW0"),
         header: Bytes::new(),

@@ -497,7 +497,7 @@ impl BookActor {
             self.events_position = self.events_position.max(position);
         }
         let (started, cpu_ns) = (Instant::now(), thread_cpu_ns());
-        let snapshot = self.replica.as_ref().and_then(|r| r.cut(self.events_position));
+        let snapshot = self.replica.as_mut().and_then(|r| r.cut(self.events_position));
         let stall_us = started.elapsed().as_micros() as u64;
         self.status.spent(thread_cpu_ns() - cpu_ns);
         match snapshot {

@@ -52,6 +52,12 @@ pub trait Machine: Clone + Send + Sized + 'static {
 
     fn rules_version(&self) -> u32;
 
+    /// A copy to be digested and encoded elsewhere, and for nothing else: it may be cheap by leaving out what these two do
+    /// not need, and by sharing memory until this machine changes it.
+    fn freeze(&mut self) -> Self {
+        self.clone()
+    }
+
     /// Appends the whole state in the format of its rules version.
     fn encode(&self, into: &mut Vec<u8>);
 

@@ -5,6 +5,7 @@
 
 use super::digest;
 use super::orders::Orders;
+use super::pages::Pages;
 use super::sip::{self, LANES, Messages};
 use super::table::{Table, tag_of};
 use crate::domain::{OrderId, UserId};
@@ -91,7 +92,7 @@ pub(super) struct Ids {
     /// References of all ids by 32 bits of their hash: a slot, or [`FINISHED`] and a place in the ring.
     table: Table,
     /// Finished ids; place `n % FINISHED_MAX` holds the n-th ending.
-    ring: Vec<Id>,
+    ring: Pages<Id>,
     /// Endings since birth.
     finished: u64,
     /// Sum of [`digest::of_finished`] over the ring.
@@ -99,6 +100,11 @@ pub(super) struct Ids {
 }
 
 impl Ids {
+    /// A copy to be read: it tells what is remembered, but finds nothing.
+    pub fn freeze(&mut self) -> Self {
+        Self { table: Table::default(), ring: self.ring.freeze(), finished: self.finished, sum: self.sum }
+    }
+
     pub fn finished(&self) -> u64 {
         self.finished
     }
@@ -187,7 +193,7 @@ impl Ids {
     pub fn restore(finished: u64, ids: &[Id], orders: &Orders) -> Option<Self> {
         let mut restored = Self { finished: finished - ids.len() as u64, ..Self::default() };
         if ids.len() == FINISHED_MAX {
-            restored.ring = vec![[0; 2]; FINISHED_MAX];
+            restored.ring = Pages::filled([0; 2], FINISHED_MAX);
         } else if restored.finished != 0 {
             // A ring that is not full has never forgotten anything.
             return None;

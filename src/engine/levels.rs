@@ -118,6 +118,11 @@ impl Levels {
         Self { side, blocks, levels, free, window, far, best: NONE, top }
     }
 
+    /// A copy that knows the prices of its levels, and nothing else.
+    pub fn freeze(&self) -> Self {
+        Self { blocks: self.blocks.clone(), ..Self::new(self.side) }
+    }
+
     #[inline]
     pub fn level(&self, (block, place): At) -> &Level {
         &self.levels[block as usize][usize::from(place)]

@@ -64,6 +64,10 @@ impl Machine for Book {
         self.rules_version
     }
 
+    fn freeze(&mut self) -> Self {
+        self.frozen()
+    }
+
     fn encode(&self, into: &mut Vec<u8>) {
         snapshot::encode(self, into);
     }

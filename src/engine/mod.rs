@@ -11,6 +11,7 @@ mod levels;
 mod machine;
 mod matching;
 mod orders;
+mod pages;
 mod sip;
 mod snapshot;
 mod table;
@@ -122,6 +123,19 @@ impl Book {
             order_sum: 0,
             place_sum: 0,
             ahead: Ahead::default(),
+        }
+    }
+
+    /// A copy that shares its memory with this book until this one changes it; to be encoded and digested, not to go on.
+    fn frozen(&mut self) -> Self {
+        Self {
+            instrument: self.instrument.clone(),
+            orders: self.orders.freeze(),
+            ids: self.ids.freeze(),
+            bids: self.bids.freeze(),
+            asks: self.asks.freeze(),
+            ahead: Ahead::default(),
+            ..*self
         }
     }
 

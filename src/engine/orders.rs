@@ -1,6 +1,7 @@
 //! Orders in memory: a slab of 64-byte records linked by 32-bit slots, and beside it their names, which only trades and
 //! snapshots read: a command brings the names of its own order with it.
 
+use super::pages::Pages;
 use crate::domain::{OrderId, SelfTrade, Side, UserId};
 
 /// No slot.
@@ -99,12 +100,13 @@ pub(super) struct Names {
 /// All resting orders by slot.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Orders {
-    slab: Vec<Order>,
+    slab: Pages<Order>,
     /// By slot.
-    names: Vec<Names>,
+    names: Pages<Names>,
     /// A few bits of each user, 0 for a free slot: CANCEL_ALL scans 1 byte per order.
     user_tags: Vec<u8>,
     free: Vec<u32>,
+    resting: usize,
 }
 
 /// Differs for different users, but for rare pairs: where it is equal, the names tell.
@@ -125,7 +127,18 @@ fn tag_of(mark: u64) -> u8 {
 
 impl Orders {
     pub fn len(&self) -> usize {
-        self.slab.len() - self.free.len()
+        self.resting
+    }
+
+    /// A copy to be read.
+    pub fn freeze(&mut self) -> Self {
+        Self {
+            slab: self.slab.freeze(),
+            names: self.names.freeze(),
+            user_tags: self.user_tags.clone(),
+            free: Vec::new(),
+            resting: self.resting,
+        }
     }
 
     #[inline(always)]
@@ -143,6 +156,7 @@ impl Orders {
         names.order_id = *order_id;
         names.user = *user;
         self.user_tags[slot as usize] = tag_of(order.user);
+        self.resting += 1;
         slot
     }
 
@@ -159,6 +173,7 @@ impl Orders {
     pub fn remove(&mut self, slot: u32) {
         self.slab[slot as usize].id = NO_ID;
         self.user_tags[slot as usize] = 0;
+        self.resting -= 1;
         self.free.push(slot);
     }
 

@@ -465,8 +465,8 @@ impl<M: Machine> Replica<M> {
     }
 
     /// Rule 10: a copy at the applied offset, by an Active owner only. The caller shows it once [`Self::is_durable`]
-    /// holds for its seq.
-    pub fn cut(&self, events_position: Offset) -> Option<Snapshot<M>> {
+    /// holds for its seq. Its machine is frozen: it can be encoded, not go on.
+    pub fn cut(&mut self, events_position: Offset) -> Option<Snapshot<M>> {
         (self.mode == Mode::Active).then(|| Snapshot {
             symbol: self.symbol,
             offset: self.offset,
@@ -476,7 +476,7 @@ impl<M: Machine> Replica<M> {
             events_position,
             clock: self.clock,
             nonces: self.nonces.to_vec(),
-            machine: self.machine.clone(),
+            machine: self.machine.freeze(),
         })
     }
 

@@ -210,7 +210,7 @@ fn the_crash_path_publishes_what_anybody_owned() {
 /// Reading: "a fence seen again in replay counts as a takeover already done" (rule 6).
 #[test]
 fn a_fence_met_again_after_a_restart_holds_again() {
-    let (a, _) = born(0);
+    let (mut a, _) = born(0);
     let snapshot = a.cut(Offset(0)).unwrap();
     let mut again = Replica::restore(node(1), snapshot);
     let effects = apply(&mut again, &[say(1, 1), fence(2, 1, 1), say(3, 1)]);
@@ -335,7 +335,7 @@ fn a_late_sealed_with_another_digest_stops_the_replica() {
 /// Rule 8b: restored instead of a shadow that dropped its outputs; nothing is said before the fence it is for.
 #[test]
 fn the_crash_path_by_restore_is_silent_until_its_fence() {
-    let (a, _) = born(0);
+    let (mut a, _) = born(0);
     let snapshot = a.cut(Offset(0)).unwrap();
     let mut b = Replica::restore_by_crash_path(node(1), snapshot.clone(), Epoch(3), Seq(2));
     let log = [say(1, 2), fence(2, 1, 1), say(3, 1), fence(4, 2, 2), say(5, 1), fence(6, 3, 1), say(7, 1)];
@@ -350,7 +350,7 @@ fn the_crash_path_by_restore_is_silent_until_its_fence() {
 /// Rule 4: what a shadow forgot it cannot say; that it must be restored for it, it says itself.
 #[test]
 fn a_shadow_that_forgot_its_outputs_takes_the_crash_path_only_by_restore() {
-    let ((a, _), (mut b, _)) = (born(0), born(1));
+    let ((mut a, _), (mut b, _)) = (born(0), born(1));
     let snapshot = a.cut(Offset(0)).unwrap();
     let log = [say(1, 2), fence(2, 1, 1), say(3, 1)];
     apply(&mut b, &log[..1]);
@@ -408,7 +408,7 @@ fn a_holder_fenced_away_that_forgot_drains_nothing() {
 /// Rule 7 binds the crash path by restore too: what is here already is compared.
 #[test]
 fn an_early_sealed_that_disagrees_stops_the_crash_path_by_restore() {
-    let (a, _) = born(0);
+    let (mut a, _) = born(0);
     let mut b = Replica::restore_by_crash_path(node(1), a.cut(Offset(0)).unwrap(), Epoch(1), Seq(0));
     let sealed = Sealed { epoch: Epoch(1), offset: Offset(2), seq: Seq(2), digest: Digest(666), to: node(1) };
     b.sealed(sealed, &mut Vec::new());

@@ -231,8 +231,9 @@ impl Run {
     }
 
     /// The owner's snapshot here and now.
-    pub fn cut(&self) -> Snapshot<Book> {
-        let replica = &self.replicas[self.owner()];
+    pub fn cut(&mut self) -> Snapshot<Book> {
+        let owner = self.owner();
+        let replica = &mut self.replicas[owner];
         replica.cut(self.met[replica.seq().0 as usize - 1]).unwrap()
     }
 

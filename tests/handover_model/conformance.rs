@@ -120,7 +120,7 @@ impl<'a> Walk<'a> {
         let state = State::born(log, model.bounds.names);
         let birth = Input { offset: Offset(0), at: Micros(0), origin: Origin::NONE, command: ToyCommand::Say(0) };
         let symbol = Symbol::new("TOY").unwrap();
-        let born = Replica::<Toy>::born(node(0), symbol, node(0), &birth, &mut Vec::new()).unwrap();
+        let mut born = Replica::<Toy>::born(node(0), symbol, node(0), &birth, &mut Vec::new()).unwrap();
         let birth = born.cut(Offset(0)).unwrap();
         let real = |name: &u8| Real {
             replica: Replica::restore(node(*name), birth.clone()),

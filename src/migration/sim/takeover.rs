@@ -145,7 +145,7 @@ impl World {
         }
         if host.cut.is_none() {
             let is_careless = self.mutation == Some(Mutation::SnapshotBeforeDurable);
-            host.cut = host.replica.as_ref().and_then(|r| r.cut(host.events_position)).map(|cut| (cut, is_careless));
+            host.cut = host.replica.as_mut().and_then(|r| r.cut(host.events_position)).map(|cut| (cut, is_careless));
         }
         if host.cut.is_none() && self.mutation == Some(Mutation::SnapshotWhileHolding) {
             host.cut = self.cut_while_holding(&host).map(|cut| (cut, true));
