@@ -1,6 +1,6 @@
 //! `bench snapshot`: how long a book stands still to be copied, and how large the copy is once compressed.
 //!
-//! The baselines, of the same book in the same run: moving the bytes of its orders alone, which every copy must do; a book
+//! The baselines, of the same book in the same run: moving the bytes of its orders, which a plain copy has to; a book
 //! that writes its snapshot itself; and the orders as lines of JSON with the same compression.
 
 use std::path::PathBuf;
