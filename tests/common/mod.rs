@@ -221,19 +221,22 @@ impl Ws {
 
     /// The next message that is no heartbeat.
     pub async fn next(&mut self) -> Value {
-        loop {
-            let message = soon("a message", self.stream.next()).await.expect("no end").expect("no error");
-            match message {
-                Message::Text(text) => {
-                    let value: Value = serde_json::from_str(text.as_str()).expect("JSON");
-                    if value["type"] != "HEARTBEAT" {
-                        return value;
+        // One deadline for all of it: heartbeats must not put it off.
+        let read = async {
+            loop {
+                match self.stream.next().await.expect("no end").expect("no error") {
+                    Message::Text(text) => {
+                        let value: Value = serde_json::from_str(text.as_str()).expect("JSON");
+                        if value["type"] != "HEARTBEAT" {
+                            return value;
+                        }
                     }
+                    Message::Close(frame) => panic!("closed: {frame:?}"),
+                    _ => {}
                 }
-                Message::Close(frame) => panic!("closed: {frame:?}"),
-                _ => {}
             }
-        }
+        };
+        soon("a message", read).await
     }
 
     /// Skips to the next message of a type.
@@ -248,13 +251,16 @@ impl Ws {
 
     /// Reads to the close frame; gives its code, `None` when the connection just ended.
     pub async fn close_code(&mut self) -> Option<u16> {
-        loop {
-            match soon("the close", self.stream.next()).await {
-                Some(Ok(Message::Close(frame))) => return frame.map(|f| f.code.into()),
-                Some(Ok(_)) => {}
-                Some(Err(_)) | None => return None,
+        let read = async {
+            loop {
+                match self.stream.next().await {
+                    Some(Ok(Message::Close(frame))) => return frame.map(|f| f.code.into()),
+                    Some(Ok(_)) => {}
+                    Some(Err(_)) | None => return None,
+                }
             }
-        }
+        };
+        soon("the close", read).await
     }
 
     /// Ends the TCP connection without a close frame, as a client that dies.
