@@ -21,7 +21,8 @@ test-adapters:  ## the adapters against real servers, which are fetched and star
 	$(CARGO) clippy --all-targets --locked --features $(ADAPTERS) -- -D warnings
 	$(CARGO) test --locked --features $(ADAPTERS) $(ADAPTER_TESTS)
 
-check: test     ## what a commit must pass
+check: test     ## what a commit must pass: tests, and licences, bans, sources and advisories of the crates (deny.toml)
+	scripts/deny
 
 sim:            ## 20,000 seeds of the simulator
 	$(CARGO) build --release --locked
