@@ -47,6 +47,8 @@ pub struct Config {
     pub slow_consumer_s: u64,
     pub snapshot_every_s: u64,
     pub snapshot_every_records: u64,
+    /// Replicas that follow each book on other nodes, to take it over at once when its own dies: 0 or 1.
+    pub standby: usize,
     /// Writes the JSON topics `fills`, `trades`, `depth` and `order_status` beside `events`.
     pub projector: bool,
     /// Above so many records behind, a symbol takes no new orders.
@@ -102,6 +104,7 @@ impl Default for Config {
             slow_consumer_s: 10,
             snapshot_every_s: 10,
             snapshot_every_records: 100_000,
+            standby: 0,
             projector: false,
             lag_records_max: 100_000,
             load_window_ms: 1_000,
@@ -261,6 +264,12 @@ impl Config {
                 return Err(ConfigError::Value { key, what: "must be above 0".into() });
             }
         }
+        if self.standby > 1 {
+            return Err(ConfigError::Value { key: "standby", what: "must be 0 or 1".into() });
+        }
+        if self.standby >= self.nodes {
+            return Err(ConfigError::Value { key: "standby", what: "needs a second node: nodes is 1".into() });
+        }
         if let Some(symbol) = self.dev_command_cost_us.keys().find(|s| crate::domain::Symbol::new(s).is_err()) {
             return Err(ConfigError::Value {
                 key: "dev_command_cost_us",
@@ -346,6 +355,18 @@ mod tests {
         assert_eq!(load(None, environment(&[]), any()).unwrap().grpc_port, 0);
         assert_eq!(load(None, environment(&[("GRPC_PORT", "7")]), any()).unwrap().grpc_port, 7);
         assert_eq!(load(None, environment(&[]), Dict::new()).unwrap().grpc_port, GRPC_PORT);
+    }
+
+    #[test]
+    fn a_standby_needs_a_second_node() {
+        let with = |standby, nodes| {
+            load(None, environment(&[("HOTBOOK_STANDBY", standby), ("HOTBOOK_NODES", nodes)]), Dict::new())
+        };
+        assert_eq!(with("1", "2").unwrap().standby, 1);
+        for (standby, nodes) in [("1", "1"), ("2", "3")] {
+            let refused = with(standby, nodes).unwrap_err();
+            assert!(matches!(refused, ConfigError::Value { key: "standby", .. }), "{refused}");
+        }
     }
 
     #[test]

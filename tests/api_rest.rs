@@ -281,6 +281,24 @@ async fn a_configured_secret_ends_development_tokens() {
 }
 
 #[actix_web::test]
+async fn operators_see_who_stands_by_for_a_book() {
+    let server = TestServer::start_with(|config| (config.nodes, config.standby) = (2, 1)).await;
+    server.list(&["TSLA"]).await;
+    let admin = server.admin().await;
+    let started = std::time::Instant::now();
+    loop {
+        let book = &admin.get("/admin/books").await.1["books"][0];
+        let metrics = server.get("/metrics").await.1.as_str().unwrap().to_owned();
+        if book["standby"] == "n2" && book["standby_lag"] == 0 && metrics.contains("hotbook_standbys_level 1\n") {
+            assert!(metrics.contains("hotbook_standbys 1\n"), "{metrics}");
+            break;
+        }
+        assert!(started.elapsed() < SOON, "{book}");
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+}
+
+#[actix_web::test]
 async fn halt_resume_and_snapshot() {
     let mut server = TestServer::start().await;
     server.list(&["TSLA"]).await;

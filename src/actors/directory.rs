@@ -71,6 +71,7 @@ pub struct BookStatus {
     caught_up: AtomicBool,
     holding: AtomicBool,
     owes: AtomicBool,
+    stands_by: AtomicBool,
     retired: AtomicBool,
     owner: RwLock<NodeId>,
     detached: AtomicBool,
@@ -125,6 +126,7 @@ impl BookStatus {
             caught_up: AtomicBool::new(false),
             holding: AtomicBool::new(false),
             owes: AtomicBool::new(false),
+            stands_by: AtomicBool::new(false),
             retired: AtomicBool::new(false),
             owner: RwLock::new(node),
             detached: AtomicBool::new(false),
@@ -159,6 +161,11 @@ impl BookStatus {
     /// Whether its replica neither publishes, nor waits to, nor owes anybody a Sealed.
     pub fn is_idle_shadow(&self) -> bool {
         !self.is_active() && !self.holding.load(Ordering::Acquire) && !self.owes.load(Ordering::Acquire)
+    }
+
+    /// Whether it is the book's standby.
+    pub fn stands_by(&self) -> bool {
+        self.stands_by.load(Ordering::Acquire)
     }
 
     /// Whether it was told to go: its end is no death.
@@ -283,6 +290,10 @@ impl BookStatus {
     /// A rebuilt book replays records that were counted before: nothing of the old count holds any more.
     pub(super) fn forget_lag(&self) {
         self.seen.store(self.applied.load(Ordering::Acquire), Ordering::Release);
+    }
+
+    pub(super) fn set_stands_by(&self, stands_by: bool) {
+        self.stands_by.store(stands_by, Ordering::Release);
     }
 
     pub(super) fn retire(&self) {

@@ -77,6 +77,8 @@ pub struct ExchangeConfig {
     pub load_window_ms: u64,
     /// The budget of each node, in cores; 0 = all cores, divided among the nodes, and 1 at least.
     pub node_cores: f64,
+    /// Replicas that follow each book on other nodes, to take it over at once: 0 or 1.
+    pub standby: usize,
     /// What one shadow keeps back before it forgets it; for fault tests.
     pub shadow_bytes_max: usize,
     /// Whether books move by themselves.
@@ -103,6 +105,7 @@ impl Default for ExchangeConfig {
             projector: false,
             load_window_ms: 1_000,
             node_cores: 0.0,
+            standby: 0,
             shadow_bytes_max: super::book::SHADOW_BYTES_MAX,
             // Tests and benchmarks say themselves where books are; `serve` has its own default.
             placement_mode: PlacementMode::Off,
@@ -284,7 +287,8 @@ impl Exchange {
         actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&directory)));
         let listing = tokio::sync::Mutex::new(());
         let (decisions, placement_mode) = (Arc::new(Decisions::default()), config.placement_mode);
-        let fleet = Arc::new(Fleet::new(nodes, Arc::clone(&directory), Arc::clone(&moves), Arc::clone(&decisions)));
+        let fleet = Fleet::new(nodes, Arc::clone(&directory), Arc::clone(&moves), Arc::clone(&decisions));
+        let fleet = Arc::new(fleet.with_standbys(config.standby));
         actix::spawn(look_after_books(Arc::downgrade(&fleet)));
         start_supervisors(
             &fleet,

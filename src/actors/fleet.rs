@@ -1,15 +1,17 @@
 //! The nodes of the process: which take books, which give theirs away, and how one ends.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use actix::prelude::*;
 
 use super::decisions::Decisions;
-use super::directory::Directory;
+use super::directory::{BookStatus, Directory};
 use super::leader;
 use super::moves::Moves;
 use super::node::{NodeContext, NodeSupervisor};
+use super::standbys::Standbys;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::Cause;
 use crate::migration::sharing::{Homeless, Room, share_out};
@@ -114,6 +116,8 @@ pub struct Fleet {
     directory: Arc<Directory>,
     moves: Arc<Moves>,
     decisions: Arc<Decisions>,
+    /// `None`: no book has one.
+    standbys: Option<Standbys>,
 }
 
 impl Fleet {
@@ -123,7 +127,24 @@ impl Fleet {
         moves: Arc<Moves>,
         decisions: Arc<Decisions>,
     ) -> Self {
-        Self { nodes, directory, moves, decisions }
+        Self { nodes, directory, moves, decisions, standbys: None }
+    }
+
+    /// Has each book followed on so many other nodes: 0 or 1.
+    #[must_use]
+    pub fn with_standbys(mut self, standbys: usize) -> Self {
+        self.standbys = (standbys > 0).then(Standbys::default);
+        self
+    }
+
+    /// The replica that stands by for a symbol's book, on another node.
+    pub fn standby_of(&self, symbol: &Symbol) -> Option<Arc<BookStatus>> {
+        let node = self.get(&self.standbys.as_ref()?.get(symbol)?)?;
+        node.context.status(symbol).filter(|status| node.context.is_alive() && status.stands_by())
+    }
+
+    pub(super) fn moving(&self) -> HashSet<Symbol> {
+        self.moves.moving()
     }
 
     pub fn all(&self) -> &[RunningNode] {
@@ -191,16 +212,24 @@ impl Fleet {
         Ok(books)
     }
 
-    /// One look at every book: those of dead and draining nodes are moved to the least loaded others, of dead ones by
-    /// the leader's process. Ends the nodes that only waited for that.
+    /// One look at every book: those of dead and draining nodes are moved to their standbys, or to the least loaded others,
+    /// of dead ones by the leader's process. Ends the nodes that only waited for that.
     pub(super) fn look_after_books(&self) {
         for node in self.nodes.iter().filter(|n| n.is_leaving() && n.context.is_alive() && n.is_empty()) {
             tracing::info!(node = %node.context.id, "node has given its books away and ends");
             node.context.end();
             node.end_threads();
         }
+        let books = self.directory.all();
+        self.look_after_homeless(&books);
+        if let Some(standbys) = &self.standbys {
+            standbys.look(self, &books);
+        }
+    }
+
+    fn look_after_homeless(&self, books: &[Arc<BookStatus>]) {
         let leads = leader::is_led_from_here(&self.decisions, |id| self.get(id).is_some());
-        let leaving: Vec<(NodeId, Cause)> = self
+        let leaving: HashMap<NodeId, Cause> = self
             .nodes
             .iter()
             .filter(|n| !n.takes_books())
@@ -210,20 +239,21 @@ impl Fleet {
         if leaving.is_empty() {
             return;
         }
-        let (books, moving) = (self.directory.all(), self.moves.moving());
+        let moving = self.moves.moving();
         let room = |n: &RunningNode| {
             let books = books.iter().filter(|b| b.owner() == n.context.id).count();
             (n.context.id, Room { books, load: n.context.load().load, cores: n.context.settings.cores })
         };
         let mut rooms = self.nodes.iter().filter(|n| n.takes_books()).map(room).collect();
-        let cause_of = |owner: NodeId| leaving.iter().find(|(id, _)| *id == owner).map(|(_, cause)| *cause);
-        let homeless = books.iter().filter(|b| !moving.contains(&b.symbol)).filter_map(|b| {
-            let cause = cause_of(b.owner())?;
-            Some(Homeless { symbol: b.symbol, partition: b.partition, busy: b.busy(), standby: None, cause })
+        let homeless = books.iter().filter(|b| leaving.contains_key(&b.owner()) && !moving.contains(&b.symbol));
+        let causes: HashMap<Symbol, Cause> = homeless.clone().map(|b| (b.symbol, leaving[&b.owner()])).collect();
+        let homeless = homeless.map(|b| {
+            let standby = self.standby_of(&b.symbol).map(|standby| standby.node());
+            Homeless { symbol: b.symbol, partition: b.partition, busy: b.busy(), standby }
         });
-        for (book, to) in share_out(homeless.collect(), &mut rooms) {
+        for (symbol, to) in share_out(homeless.collect(), &mut rooms) {
             // Refused if it cannot be moved just now: looked at again.
-            _ = self.moves.begin(book.symbol, to, book.cause);
+            _ = self.moves.begin(symbol, to, causes[&symbol]);
         }
     }
 

@@ -28,6 +28,7 @@ pub mod router;
 mod rows;
 pub mod session;
 pub mod shadows;
+pub mod standbys;
 pub mod supervisor;
 mod waiters;
 

@@ -57,6 +57,8 @@ pub enum ShadowError {
     Owner { node: NodeId },
     #[error("node {node} follows the book already")]
     AlreadyThere { node: NodeId },
+    #[error("node {node} stands by for the book, and would follow it again at once")]
+    StandsBy { node: NodeId },
     #[error("node {node} has no shadow of the book")]
     NotThere { node: NodeId },
     #[error("there is no snapshot {key}")]
@@ -128,6 +130,9 @@ pub async fn remove(
     node.catalogue.get(&symbol).ok_or(ShadowError::UnknownSymbol)?;
     refuse_owner(node, &symbol)?;
     let status = node.status(&symbol).ok_or(ShadowError::NotThere { node: node.id })?;
+    if status.stands_by() {
+        return Err(ShadowError::StandsBy { node: node.id });
+    }
     if !status.is_idle_shadow() {
         return Err(ShadowError::Owner { node: node.id });
     }

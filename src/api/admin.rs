@@ -63,13 +63,19 @@ struct BookOut {
     active: bool,
     detached: bool,
     restarts: u64,
+    /// The node that follows it, to take it over at once, and by how many records it is behind.
+    standby: Option<NodeId>,
+    standby_lag: Option<u64>,
     book_digest: String,
     state_digest: String,
 }
 
 async fn books(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
+    let standby = |b: &Arc<BookStatus>| edge.exchange.fleet().standby_of(&b.symbol);
     let view = |b: &Arc<BookStatus>| BookOut {
+        standby: standby(b).map(|s| s.node()),
+        standby_lag: standby(b).map(|s| s.lag()),
         symbol: b.symbol,
         node: b.node(),
         epoch: b.epoch(),

@@ -137,7 +137,7 @@ const ADDRESSES: &[Address] = &[
     get("/", Who::Everyone, "Trading page"),
     get("/ops", Who::Everyone, "Operator's page: nodes, books and moves, live; what it shows needs an admin's token"),
     get("/admin/nodes", Who::Admin, "Nodes with load, books and status"),
-    get("/admin/books", Who::Admin, "Books with node, epoch, seq, orders, rate, busy, lag and digests"),
+    get("/admin/books", Who::Admin, "Books with node, epoch, seq, orders, rate, busy, lag, digests and standby"),
     get("/admin/routes", Who::Admin, "Which node owns which symbol"),
     Address {
         query: &[("limit", "only the newest so many; 100 without it")],

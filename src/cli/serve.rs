@@ -98,6 +98,7 @@ fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
         snapshot_every_s: config.snapshot_every_s,
         snapshot_every_records: config.snapshot_every_records,
         accept_lost_tail: config.accept_lost_tail,
+        standby: config.standby,
         projector: config.projector,
         lag_records_max: config.lag_records_max,
         cluster_secret,

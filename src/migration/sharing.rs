@@ -1,4 +1,4 @@
-//! Where the books of a node go that is dead or gives them all away. Pure.
+//! Where the books of a node go that is dead or gives them all away, and who follows a book as its standby. Pure.
 //!
 //! A book whose standby lives goes there. The others go where load is least, and where it is about equal to whoever has
 //! the fewest, but those of one partition together as far as that leaves the nodes even: who takes a book over reads its
@@ -6,7 +6,6 @@
 
 use std::collections::BTreeMap;
 
-use super::handover::Cause;
 use crate::domain::{NodeId, Symbol};
 
 /// Runs of books that stay together are so short that each node gets about so many.
@@ -47,19 +46,28 @@ pub struct Homeless {
     pub busy: f64,
     /// Another node that follows it.
     pub standby: Option<NodeId>,
-    pub cause: Cause,
+}
+
+/// A book that is at home.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Housed {
+    pub symbol: Symbol,
+    pub partition: u32,
+    pub owner: NodeId,
+    /// Who was asked to follow it.
+    pub standby: Option<NodeId>,
 }
 
 /// Gives each book a node. `rooms`: the nodes that take books, with what each has; nothing is given if there are none.
 /// The order is that in which the moves should begin: those that are ready first, then partition by partition.
-pub fn share_out(books: Vec<Homeless>, rooms: &mut BTreeMap<NodeId, Room>) -> Vec<(Homeless, NodeId)> {
+pub fn share_out(books: Vec<Homeless>, rooms: &mut BTreeMap<NodeId, Room>) -> Vec<(Symbol, NodeId)> {
     let is_ready = |book: &Homeless| book.standby.is_some_and(|node| rooms.contains_key(&node));
     let (ready, mut rest): (Vec<_>, Vec<_>) = books.into_iter().partition(is_ready);
     let mut shared = Vec::with_capacity(ready.len() + rest.len());
     for book in ready {
         let Some((to, room)) = book.standby.and_then(|node| Some((node, rooms.get_mut(&node)?))) else { continue };
         room.take(&book);
-        shared.push((book, to));
+        shared.push((book.symbol, to));
     }
     rest.sort_by_key(|book| (book.partition, book.symbol));
     let run_max = (rest.len() / (rooms.len().max(1) * RUNS_PER_NODE)).max(1);
@@ -67,10 +75,32 @@ pub fn share_out(books: Vec<Homeless>, rooms: &mut BTreeMap<NodeId, Room>) -> Ve
         for run in of_partition.chunks(run_max) {
             let Some((to, room)) = rooms.iter_mut().min_by_key(|(node, room)| (room.fullness(), **node)) else { break };
             run.iter().for_each(|book| room.take(book));
-            shared.extend(run.iter().map(|book| (*book, *to)));
+            shared.extend(run.iter().map(|book| (book.symbol, *to)));
         }
     }
     shared
+}
+
+/// Gives each book that has no standby among `open`, or has it where it lives itself, another node to follow it. None of
+/// them gets one if there is no other.
+pub fn assign_standbys(books: &[Housed], open: &[NodeId]) -> Vec<(Symbol, NodeId)> {
+    let is_kept = |book: &Housed| book.standby.is_some_and(|node| node != book.owner && open.contains(&node));
+    // As many as a node stands by for already; its load says nothing of what it will have to follow.
+    let count = |node: &NodeId| books.iter().filter(|b| is_kept(b) && b.standby == Some(*node)).count();
+    let room = |node: &NodeId| (*node, Room { books: count(node), load: 0.0, cores: 1.0 });
+    let mut rooms: BTreeMap<NodeId, Room> = open.iter().map(room).collect();
+    let mut homeless: BTreeMap<NodeId, Vec<Homeless>> = BTreeMap::new();
+    for Housed { symbol, partition, owner, .. } in books.iter().filter(|b| !is_kept(b)) {
+        let book = Homeless { symbol: *symbol, partition: *partition, busy: 0.0, standby: None };
+        homeless.entry(*owner).or_default().push(book);
+    }
+    let mut assigned = Vec::new();
+    for (owner, books) in homeless {
+        let own = rooms.remove_entry(&owner);
+        assigned.extend(share_out(books, &mut rooms));
+        rooms.extend(own);
+    }
+    assigned
 }
 
 #[cfg(test)]
@@ -85,7 +115,7 @@ mod tests {
 
     fn homeless(n: usize, partition: u32, standby: Option<usize>) -> Homeless {
         let symbol = Symbol::new(&format!("S{n:04}")).unwrap();
-        Homeless { symbol, partition, busy: 0.0, standby: standby.map(node), cause: Cause::Recovery }
+        Homeless { symbol, partition, busy: 0.0, standby: standby.map(node) }
     }
 
     fn idle(books: usize) -> Room {
@@ -107,7 +137,8 @@ mod tests {
     fn a_partitions_books_stay_together() {
         let books = (0..960).map(|n| homeless(n, n as u32 % 64, None)).collect();
         let shared = share_out(books, &mut BTreeMap::from([(node(1), idle(1_000)), (node(2), idle(1_000))]));
-        let of_partition = |p| shared.iter().filter(move |(b, _)| b.partition == p).map(|(_, to)| *to);
+        let partition = |s: &Symbol| s.to_string()[1..].parse::<usize>().unwrap() % 64;
+        let of_partition = |p| shared.iter().filter(move |(s, _)| partition(s) == p).map(|(_, to)| *to);
         assert!((0..64).all(|p| of_partition(p).all(|to| Some(to) == of_partition(p).next())));
         assert_eq!(shared.iter().filter(|(_, to)| *to == node(1)).count(), 480);
     }
@@ -117,9 +148,23 @@ mod tests {
         let books = vec![homeless(1, 0, Some(3)), homeless(2, 0, Some(9)), homeless(3, 0, None)];
         let mut rooms = BTreeMap::from([(node(2), idle(1)), (node(3), idle(0))]);
         let shared = share_out(books, &mut rooms);
-        let to: Vec<_> = shared.iter().map(|(b, to)| (b.symbol.to_string(), *to)).collect();
+        let to: Vec<_> = shared.iter().map(|(symbol, to)| (symbol.to_string(), *to)).collect();
         assert_eq!(to, [("S0001".into(), node(3)), ("S0002".into(), node(2)), ("S0003".into(), node(3))]);
         assert!(share_out(vec![homeless(1, 0, Some(3))], &mut BTreeMap::new()).is_empty());
+    }
+
+    #[test]
+    fn only_books_without_a_good_standby_get_another() {
+        let housed = |n, owner, standby: Option<usize>| {
+            let Homeless { symbol, partition, standby, .. } = homeless(n, 0, standby);
+            Housed { symbol, partition, owner: node(owner), standby }
+        };
+        // The first is well, the second's is dead, the third has moved to its own, the fourth is new.
+        let books = [housed(1, 1, Some(2)), housed(2, 1, Some(9)), housed(3, 3, Some(3)), housed(4, 2, None)];
+        let open = [node(1), node(2), node(3)];
+        let assigned: Vec<_> = assign_standbys(&books, &open).iter().map(|(s, to)| (s.to_string(), *to)).collect();
+        assert_eq!(assigned, [("S0002".into(), node(3)), ("S0004".into(), node(1)), ("S0003".into(), node(1))]);
+        assert!(assign_standbys(&[housed(1, 1, None)], &[node(1)]).is_empty(), "there is nobody else");
     }
 
     proptest! {
@@ -132,7 +177,7 @@ mod tests {
             let books: Vec<_> = partitions.iter().enumerate().map(|(n, p)| homeless(n, *p, None)).collect();
             let mut rooms: BTreeMap<_, _> = have.iter().enumerate().map(|(n, count)| (node(n), idle(*count))).collect();
             let shared = share_out(books.clone(), &mut rooms);
-            let mut symbols: Vec<_> = shared.iter().map(|(b, _)| b.symbol).collect();
+            let mut symbols: Vec<_> = shared.iter().map(|(symbol, _)| *symbol).collect();
             symbols.sort_unstable();
             prop_assert_eq!(symbols, books.iter().map(|b| b.symbol).collect::<Vec<_>>());
             let run_max = (books.len() / (have.len() * RUNS_PER_NODE)).max(1);
@@ -142,6 +187,26 @@ mod tests {
                 let least = rooms.values().map(|r| r.books).min().unwrap_or_default();
                 prop_assert!(got == 0 || rooms[&node(n)].books <= least + run_max, "n{} got {} to {:?}", n, got, rooms);
             }
+        }
+
+        /// Whatever died or moved: afterwards every book has a standby that is open and not its owner, and nothing more is
+        /// to be done.
+        #[test]
+        fn every_book_gets_a_standby_elsewhere(
+            at in prop::collection::vec((0usize..4, prop::option::of(0usize..6), 0u32..8), 0..200),
+        ) {
+            let open: Vec<_> = (0..4).map(node).collect();
+            let mut books: Vec<_> = at.iter().enumerate().map(|(n, (owner, standby, partition))| {
+                let Homeless { symbol, partition, standby, .. } = homeless(n, *partition, *standby);
+                Housed { symbol, partition, owner: node(*owner), standby }
+            }).collect();
+            for (symbol, to) in assign_standbys(&books, &open) {
+                books.iter_mut().filter(|b| b.symbol == symbol).for_each(|b| b.standby = Some(to));
+            }
+            for book in &books {
+                prop_assert!(book.standby.is_some_and(|s| s != book.owner && open.contains(&s)), "{book:?}");
+            }
+            prop_assert_eq!(assign_standbys(&books, &open), []);
         }
     }
 }

@@ -80,6 +80,12 @@ impl NodeSupervisor {
         }
     }
 
+    fn note_standby(&self, symbol: &Symbol) {
+        if let Some(status) = self.node.status(symbol) {
+            status.set_stands_by(self.standing_by.contains(symbol));
+        }
+    }
+
     fn is_wanted(&self, symbol: &Symbol) -> bool {
         self.wanted.contains(symbol) || self.standing_by.contains(symbol)
     }
@@ -122,6 +128,7 @@ impl NodeSupervisor {
 
     fn follow(&mut self, Follow { symbol, from, done }: Follow, want: Want, ctx: &mut Context<Self>) {
         self.wants(want).insert(symbol);
+        self.note_standby(&symbol);
         if let Some(status) = self.node.status(&symbol) {
             _ = done.send(Ok(status));
             return;
@@ -135,6 +142,7 @@ impl NodeSupervisor {
                     let (partition, id) = (prepared.0.entry.partition, supervisor.node.id);
                     let status = supervisor.node.directory.enter(symbol, partition, id);
                     supervisor.reattach(&status, prepared, None, ctx);
+                    supervisor.note_standby(&symbol);
                     Ok(status)
                 }
                 Ok(_) => Err("it is not wanted any more".to_owned()),
@@ -166,6 +174,7 @@ impl Handler<Forgo> for NodeSupervisor {
 
     fn handle(&mut self, Forgo { symbol, want }: Forgo, _: &mut Self::Context) {
         self.wants(want).remove(&symbol);
+        self.note_standby(&symbol);
     }
 }
 

@@ -134,9 +134,10 @@ fn shadow_error(e: ShadowError) -> Status {
         | ShadowError::UnknownNode
         | ShadowError::NotThere { .. }
         | ShadowError::NoSnapshot { .. } => Status::not_found(what),
-        ShadowError::Owner { .. } | ShadowError::NotOfTheLog | ShadowError::Unverifiable { .. } => {
-            Status::failed_precondition(what)
-        }
+        ShadowError::Owner { .. }
+        | ShadowError::StandsBy { .. }
+        | ShadowError::NotOfTheLog
+        | ShadowError::Unverifiable { .. } => Status::failed_precondition(what),
         ShadowError::AlreadyThere { .. } => Status::already_exists(what),
         ShadowError::BadKey { .. } | ShadowError::BadSnapshot(_) | ShadowError::OtherSymbol { .. } => {
             Status::invalid_argument(what)
