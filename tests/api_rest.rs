@@ -293,7 +293,7 @@ async fn operators_see_who_stands_by_for_a_book() {
             assert!(metrics.contains("hotbook_standbys 1\n"), "{metrics}");
             break;
         }
-        assert!(started.elapsed() < SOON, "{book}");
+        assert!(started.elapsed() < common::SOON, "{book}");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
 }

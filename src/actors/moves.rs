@@ -1,7 +1,7 @@
 //! Carries out moves: runs the pure coordinator of each, and keeps what is to be told of them.
 
 use std::collections::{BTreeMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use actix::prelude::*;
@@ -80,17 +80,39 @@ struct Book {
     running: BTreeMap<u64, Running>,
 }
 
+/// Told of each step of a move when it begins, before anything is done for it.
+pub type StepWatch = Box<dyn Fn(&Plan, Step) + Send + Sync>;
+
 /// All moves of the process.
 pub struct Moves {
     parts: MovesParts,
     nodes: Mutex<BTreeMap<NodeId, Addr<NodeSupervisor>>>,
     book: Mutex<Book>,
     recovering: Semaphore,
+    watch: OnceLock<StepWatch>,
 }
 
 impl Moves {
     pub fn new(parts: MovesParts) -> Self {
-        Self { parts, nodes: Mutex::default(), book: Mutex::default(), recovering: Semaphore::new(RECOVERIES_MAX) }
+        let (nodes, book, watch) = Default::default();
+        Self { parts, nodes, book, recovering: Semaphore::new(RECOVERIES_MAX), watch }
+    }
+
+    /// Lets somebody see every step of every move as it begins, on the thread of the moves; once. For fault tests.
+    pub fn watch_steps(&self, watch: StepWatch) {
+        _ = self.watch.set(watch);
+    }
+
+    /// Tells of the steps of a move that have begun since the last time; `told`: how many were told before.
+    fn tell_steps(&self, record: &MoveRecord, told: &mut usize) {
+        let plan = &record.plan;
+        for step in &record.steps[*told..] {
+            tracing::info!(id = %plan.id, symbol = %plan.symbol, step = step.name.name(), "move");
+            if let Some(watch) = self.watch.get() {
+                watch(plan, step.name);
+            }
+        }
+        *told = record.steps.len();
     }
 
     pub(super) fn enter(&self, node: NodeId, supervisor: Addr<NodeSupervisor>) {
@@ -232,19 +254,15 @@ impl Drive {
             Cause::Recovery => self.moves.recovering.acquire().await.ok(),
             _ => None,
         };
-        let mut step = coordinator.step();
-        let mut noted = coordinator.record().clone();
+        let (mut noted, mut told) = (coordinator.record().clone(), 0);
         loop {
+            self.moves.tell_steps(coordinator.record(), &mut told);
             for action in std::mem::take(&mut actions) {
                 self.act(action, &coordinator);
             }
             if noted != *coordinator.record() {
                 noted.clone_from(coordinator.record());
                 self.moves.note(coordinator.record());
-            }
-            if step != coordinator.step() || coordinator.is_over() {
-                step = coordinator.step();
-                tracing::info!(id = %self.plan.id, symbol = %self.plan.symbol, step = step.name(), "move");
             }
             if coordinator.is_over() {
                 break;
