@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use serde_json::json;
 
+use super::chart::Line;
 use super::{flow_file, progress};
 use crate::actors::exchange::{Exchange, ExchangeConfig};
 use crate::domain::{
@@ -20,8 +21,6 @@ use crate::wire;
 
 /// Orders that are filled in under one receipt.
 const FILL_AT_ONCE: usize = 4_096;
-/// How often commands are sent while the book moves.
-const LOAD_EVERY: Duration = Duration::from_millis(1);
 const WITHIN: Duration = Duration::from_secs(300);
 const APPENDS: usize = 300;
 const PARTITIONS: u32 = 4;
@@ -29,12 +28,12 @@ const PARTITIONS: u32 = 4;
 #[derive(Debug, Clone, clap::Args)]
 pub struct MigrationArgs {
     /// Book sizes, in resting orders.
-    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000])]
+    #[arg(long, value_delimiter = ',', default_values_t = [1_000, 10_000, 100_000, 1_000_000])]
     pub orders: Vec<u64>,
     /// Moves per size.
     #[arg(long, default_value_t = 40)]
     pub moves: usize,
-    /// Commands per second while the book moves, in a burst each millisecond.
+    /// Commands per second while the book moves, evenly spaced.
     #[arg(long, default_value_t = 10_000)]
     pub rate: u64,
     /// Where the data folder is made.
@@ -42,6 +41,9 @@ pub struct MigrationArgs {
     pub dir: Option<PathBuf>,
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Draws the figures as SVG.
+    #[arg(long)]
+    pub chart: Option<PathBuf>,
 }
 
 struct Row {
@@ -108,21 +110,21 @@ async fn fill(exchange: &Exchange, session: &dyn Session, symbol: Symbol, orders
     Ok(())
 }
 
-/// Pairs that trade with each other, on a fixed schedule, until told to stop.
-async fn load(session: Arc<dyn Session>, symbol: Symbol, from: u64, per_tick: u64, stop: Arc<AtomicBool>) {
+/// Pairs that trade with each other, one command after another on a fixed schedule, until told to stop. A thread of its own:
+/// timers of an event loop have a grain of a millisecond, and a move would fall between two bursts.
+fn load(session: &dyn Session, symbol: Symbol, from: u64, rate: u64, stop: &AtomicBool) {
     let partition = partition_of(symbol.as_bytes(), PARTITIONS);
-    let mut tick = tokio::time::interval(LOAD_EVERY);
-    for n in from.. {
+    let started = Instant::now();
+    for n in 0.. {
         if stop.load(Ordering::Acquire) {
             return;
         }
         let side = if n % 2 == 0 { Side::Sell } else { Side::Buy };
-        if let Ok(command) = order(n, side, 5_000) {
+        if let Ok(command) = order(from + n, side, 5_000) {
             drop(session.append(record(&symbol, partition, &command)));
         }
-        if n % per_tick == 0 {
-            tick.tick().await;
-        }
+        let due = Duration::from_nanos((n + 1) * 1_000_000_000 / rate.max(1));
+        std::thread::sleep(due.saturating_sub(started.elapsed()));
     }
 }
 
@@ -173,8 +175,8 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     read.await?.context("the snapshot is there")?;
     let stop_and_copy_us = started.elapsed().as_micros() as u64;
     let stop = Arc::new(AtomicBool::new(false));
-    let loading =
-        actix::spawn(load(Arc::clone(&session), symbol, orders, (args.rate / 1_000).max(1), Arc::clone(&stop)));
+    let (of_thread, stopped, rate) = (Arc::clone(&session), Arc::clone(&stop), args.rate);
+    let loading = std::thread::spawn(move || load(&*of_thread, symbol, orders, rate, &stopped));
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let nodes = [NodeId::new("n2")?, NodeId::new("n1")?];
     let empty = Vec::new;
@@ -191,9 +193,11 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     let bar = progress(args.moves as u64, "moves");
     for n in 0..args.moves {
         let record = move_to(&exchange, symbol, nodes[n % 2]).await?;
-        let pause = record.pause_us.unwrap_or_default();
-        row.pauses.push(pause);
-        row.excesses.push(pause.saturating_sub(record.baseline_gap_us.unwrap_or_default()));
+        // What nobody could tell is not a pause of nothing.
+        if let Some(pause) = record.pause_us {
+            row.pauses.push(pause);
+            row.excesses.push(pause.saturating_sub(record.baseline_gap_us.unwrap_or_default()));
+        }
         row.stalls.push(record.snapshot_stall_us);
         row.parked += record.parked.unwrap_or_default();
         row.snapshot_bytes = record.snapshot_bytes;
@@ -202,12 +206,26 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     }
     bar.finish_and_clear();
     stop.store(true, Ordering::Release);
-    loading.await?;
+    tokio::task::spawn_blocking(move || loading.join()).await?.ok().context("the load went on to its end")?;
     for list in [&mut row.pauses, &mut row.excesses, &mut row.stalls] {
         list.sort_unstable();
     }
     exchange.shutdown().await;
     Ok(row)
+}
+
+fn chart(rows: &[Row]) -> String {
+    let line = |name, figure: fn(&Row) -> u64| Line {
+        name,
+        points: rows.iter().map(|r| (r.orders as f64, figure(r) as f64)).collect(),
+    };
+    let lines = [
+        line("stop and copy", |r| r.stop_and_copy_us),
+        line("longest pause", |r| at(&r.pauses, 100)),
+        line("median pause", |r| at(&r.pauses, 50)),
+        line("longest copy of the book", |r| at(&r.stalls, 100)),
+    ];
+    super::chart::svg("A book that moves under load", "resting orders", "microseconds", &lines)
 }
 
 /// Measures and prints.
@@ -230,6 +248,7 @@ pub fn run(args: &MigrationArgs) -> anyhow::Result<()> {
         "stop+copy"
     );
     let mut all = Vec::new();
+    let mut rows = Vec::new();
     for orders in &args.orders {
         let row = actix::System::new().block_on(measure(args, *orders))?;
         let ratio = at(&row.pauses, 50) as f64 / row.append_p50_us.max(1) as f64;
@@ -252,6 +271,10 @@ pub fn run(args: &MigrationArgs) -> anyhow::Result<()> {
             "parked": row.parked, "snapshot_stall_max_us": at(&row.stalls, 100), "snapshot_bytes": row.snapshot_bytes,
             "stop_and_copy_us": row.stop_and_copy_us}),
         );
+        rows.push(row);
+    }
+    if let Some(file) = &args.chart {
+        std::fs::write(file, chart(&rows))?;
     }
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_vec_pretty(&all)?)?;

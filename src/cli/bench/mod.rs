@@ -2,6 +2,7 @@
 
 pub mod actor;
 pub mod baseline;
+mod chart;
 pub mod engine;
 mod load;
 pub mod migration;
