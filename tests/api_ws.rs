@@ -2,23 +2,10 @@
 
 mod common;
 
-use common::{TestServer, Ws, soon, until};
+use common::{TestServer, expect_error, soon, until, with_tsla};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-
-async fn with_tsla() -> TestServer {
-    let server = TestServer::start().await;
-    server.list(&["TSLA"]).await;
-    server
-}
-
-/// ERROR with a code.
-async fn expect_error(ws: &mut Ws, code: &str) -> Value {
-    let message = ws.next().await;
-    assert_eq!((&message["type"], &message["data"]["code"]), (&json!("ERROR"), &json!(code)), "{message}");
-    message
-}
 
 #[actix_web::test]
 async fn an_order_is_received_then_answered_and_its_maker_is_told() {

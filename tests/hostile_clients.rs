@@ -2,26 +2,13 @@
 
 mod common;
 
-use common::{TestServer, Ws, soon, until};
+use common::{TestServer, expect_error, soon, until, with_tsla};
 use futures_util::future::join;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
-
-async fn with_tsla() -> TestServer {
-    let server = TestServer::start().await;
-    server.list(&["TSLA"]).await;
-    server
-}
-
-/// ERROR with a code.
-async fn expect_error(ws: &mut Ws, code: &str) -> Value {
-    let message = ws.next().await;
-    assert_eq!((&message["type"], &message["data"]["code"]), (&json!("ERROR"), &json!(code)), "{message}");
-    message
-}
 
 /// An order's text with a price as it is written.
 fn order_at(price: &str) -> String {

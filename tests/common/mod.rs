@@ -290,3 +290,17 @@ pub async fn until<T: std::fmt::Debug, F: Future<Output = T>>(
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
+
+/// A server with one symbol.
+pub async fn with_tsla() -> TestServer {
+    let server = TestServer::start().await;
+    server.list(&["TSLA"]).await;
+    server
+}
+
+/// ERROR with a code.
+pub async fn expect_error(ws: &mut Ws, code: &str) -> Value {
+    let message = ws.next().await;
+    assert_eq!((&message["type"], &message["data"]["code"]), (&json!("ERROR"), &json!(code)), "{message}");
+    message
+}

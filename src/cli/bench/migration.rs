@@ -10,18 +10,13 @@ use bytes::Bytes;
 use serde_json::json;
 
 use super::chart::Line;
-use super::{flow_file, progress};
+use super::load::{self, WITHIN};
+use super::progress;
 use crate::actors::exchange::{Exchange, ExchangeConfig};
-use crate::domain::{
-    Command, Instrument, NewOrder, NodeId, OrderKind, Price, Quantity, SelfTrade, Side, Symbol, TimeInForce, UserId,
-};
+use crate::domain::{NodeId, Side, Symbol};
 use crate::migration::handover::{Cause, MoveRecord, MoveStatus};
-use crate::ports::log::{NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
-use crate::wire;
+use crate::ports::log::{NewRecord, Session, Topic, TopicPartition, partition_of};
 
-/// Orders that are filled in under one receipt.
-const FILL_AT_ONCE: usize = 4_096;
-const WITHIN: Duration = Duration::from_secs(300);
 const APPENDS: usize = 300;
 const PARTITIONS: u32 = 4;
 
@@ -62,57 +57,9 @@ fn at(sorted: &[u64], percent: usize) -> u64 {
     sorted.get((sorted.len().saturating_sub(1)) * percent / 100).copied().unwrap_or_default()
 }
 
-/// Far from the other side, so that it rests; or near it, so that it trades with its pair.
-fn order(n: u64, side: Side, price: u64) -> anyhow::Result<Command> {
-    Ok(Command::Add(NewOrder {
-        order_id: flow_file::order_id_of(n as u32),
-        user: UserId::new(if side == Side::Buy { "buyer" } else { "seller" }).context("user")?,
-        side,
-        kind: OrderKind::Limit { price: Price(price) },
-        quantity: Quantity(1),
-        time_in_force: TimeInForce::Gtc,
-        self_trade: SelfTrade::None,
-        post_only: false,
-        all_or_none: false,
-        display_quantity: None,
-    }))
-}
-
-fn record(symbol: &Symbol, partition: u32, command: &Command) -> NewRecord {
-    NewRecord {
-        to: TopicPartition { topic: Topic::Orders, partition },
-        key: Bytes::copy_from_slice(symbol.as_bytes()),
-        header: Bytes::new(),
-        value: wire::orders::encode(symbol, command),
-    }
-}
-
-async fn fill(exchange: &Exchange, session: &dyn Session, symbol: Symbol, orders: u64) -> anyhow::Result<()> {
-    let partition = partition_of(symbol.as_bytes(), exchange.log().partitions());
-    let bar = progress(orders, "orders rest");
-    let mut n = 0;
-    while n < orders {
-        let until = (n + FILL_AT_ONCE as u64).min(orders);
-        let commands = (n..until).map(|n| order(n, Side::Buy, 1_000 + n % 500));
-        let records: Result<Vec<_>, _> = commands.map(|c| c.map(|c| record(&symbol, partition, &c))).collect();
-        session.append_all(records?).await?;
-        n = until;
-        bar.set_position(n);
-    }
-    bar.finish_and_clear();
-    let (book, started) = (exchange.directory().get(&symbol).context("listed")?, Instant::now());
-    while book.orders() < orders {
-        if started.elapsed() > WITHIN {
-            bail!("{} of {orders} orders rest after {WITHIN:?}", book.orders());
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
-}
-
 /// Pairs that trade with each other, one command after another on a fixed schedule, until told to stop. A thread of its own:
 /// timers of an event loop have a grain of a millisecond, and a move would fall between two bursts.
-fn load(session: &dyn Session, symbol: Symbol, from: u64, rate: u64, stop: &AtomicBool) {
+fn trade(session: &dyn Session, symbol: Symbol, from: u64, rate: u64, stop: &AtomicBool) {
     let partition = partition_of(symbol.as_bytes(), PARTITIONS);
     let started = Instant::now();
     for n in 0.. {
@@ -120,8 +67,8 @@ fn load(session: &dyn Session, symbol: Symbol, from: u64, rate: u64, stop: &Atom
             return;
         }
         let side = if n % 2 == 0 { Side::Sell } else { Side::Buy };
-        if let Ok(command) = order(from + n, side, 5_000) {
-            drop(session.append(record(&symbol, partition, &command)));
+        if let Ok(command) = load::order(from + n, side, 5_000) {
+            drop(session.append(load::record(&symbol, partition, Bytes::new(), &command)));
         }
         let due = Duration::from_nanos((n + 1) * 1_000_000_000 / rate.max(1));
         std::thread::sleep(due.saturating_sub(started.elapsed()));
@@ -155,10 +102,9 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     };
     let exchange = Exchange::start(config).await?;
     let symbol = Symbol::new("HOT")?;
-    exchange.list(symbol, Instrument::plain(2, 1, 1)).await?;
-    let options = SessionOptions { name: "bench".into(), queue_bytes_max: usize::MAX };
-    let session = exchange.log().open_session(options)?;
-    fill(&exchange, &*session, symbol, orders).await?;
+    load::list(&exchange, &[symbol]).await?;
+    let session = load::session(&exchange)?;
+    load::rest(&exchange, &*session, &[symbol], 0, orders).await?;
     let letters = TopicPartition { topic: Topic::DeadLetters, partition: 0 };
     let mut appends = Vec::new();
     for _ in 0..APPENDS {
@@ -176,7 +122,7 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     let stop_and_copy_us = started.elapsed().as_micros() as u64;
     let stop = Arc::new(AtomicBool::new(false));
     let (of_thread, stopped, rate) = (Arc::clone(&session), Arc::clone(&stop), args.rate);
-    let loading = std::thread::spawn(move || load(&*of_thread, symbol, orders, rate, &stopped));
+    let loading = std::thread::spawn(move || trade(&*of_thread, symbol, orders, rate, &stopped));
     tokio::time::sleep(Duration::from_millis(1_200)).await;
     let nodes = [NodeId::new("n2")?, NodeId::new("n1")?];
     let empty = Vec::new;

@@ -24,8 +24,8 @@ const BATCH: u64 = 256;
 const USERS: u64 = 1_000;
 /// Prices on each side of the spread.
 const PRICES: u64 = 500;
-/// Bytes of a resting order in the book's memory.
-const ORDER_BYTES: usize = 128;
+/// Bytes of a resting order in the book's memory, and of its names.
+const ORDER_BYTES: usize = 64 + 74;
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct SnapshotArgs {

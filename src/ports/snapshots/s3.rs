@@ -4,6 +4,7 @@
 //! all. What the network lost on the way back is found out: an object that is there already with just these bytes is
 //! the one that was to be written.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +29,7 @@ const PART_BYTES: usize = 8 << 20;
 /// Attempts of one call, the SDK's waits between them growing and jittered.
 const ATTEMPTS: u32 = 4;
 /// A server may say that two conditional writes met, and that one has to try again.
-const MEETINGS_MAX: u64 = 8;
+const MEETINGS_MAX: u32 = 8;
 const AFTER_MEETING: Duration = Duration::from_millis(50);
 const CONNECT_WITHIN: Duration = Duration::from_secs(2);
 /// One attempt, a part of [`PART_BYTES`] on a slow line included.
@@ -102,27 +103,21 @@ impl S3Snapshots {
 
     async fn put(&self, key: SnapshotKey, content: Bytes) -> Result<(), SnapshotStoreError> {
         let name = name_of(key);
-        for meeting in 1.. {
-            let status = if content.len() > PART_BYTES {
+        for meeting in 1..=MEETINGS_MAX {
+            let sent = if content.len() > PART_BYTES {
                 self.put_parts(&name, &content).await
             } else {
                 self.put_whole(&name, &content).await
             };
-            match status {
+            match sent {
                 Ok(()) => return Ok(()),
                 Err(Refused::Taken) if self.get(key).await? == content => return Ok(()),
                 Err(Refused::Taken) => return Err(SnapshotStoreError::Exists { path: key.path() }),
-                Err(Refused::Met) if meeting < MEETINGS_MAX => {
-                    tokio::time::sleep(AFTER_MEETING * meeting as u32).await;
-                }
-                Err(Refused::Met) => {
-                    let why = format!("{name}: other writers met ours {MEETINGS_MAX} times");
-                    return Err(SnapshotStoreError::Unavailable { why });
-                }
+                Err(Refused::Met) => tokio::time::sleep(AFTER_MEETING * meeting).await,
                 Err(Refused::Failed(error)) => return Err(error),
             }
         }
-        Ok(())
+        Err(unavailable_because(&name, &format_args!("other writers met ours {MEETINGS_MAX} times")))
     }
 
     async fn put_whole(&self, name: &str, content: &Bytes) -> Result<(), Refused> {
@@ -172,41 +167,26 @@ impl S3Snapshots {
         body.map(|b| b.into_bytes()).map_err(|e| unavailable_because(&name, &DisplayErrorContext(&e)))
     }
 
-    async fn list(&self, symbol: Symbol) -> Result<Vec<SnapshotKey>, SnapshotStoreError> {
-        let folder = format!("{ROOT}{}/", folder_name(symbol));
-        let mut pages = self.client.list_objects_v2().bucket(&*self.bucket).prefix(&folder).into_paginator().send();
+    /// All snapshots whose names begin so, in no order: a thousand for each call.
+    async fn keys_below(&self, prefix: &str) -> Result<Vec<SnapshotKey>, SnapshotStoreError> {
+        let mut pages = self.client.list_objects_v2().bucket(&*self.bucket).prefix(prefix).into_paginator().send();
         let mut keys = Vec::new();
         while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| unavailable(&folder, &e))?;
-            let names = page.contents().iter().filter_map(|o| o.key());
-            keys.extend(names.filter_map(|name| {
-                let key = SnapshotKey::from_file_name(symbol, name.strip_prefix(&folder)?)?;
-                // A name that says the same in other words is not one of ours.
-                (name_of(key) == name).then_some(key)
-            }));
+            let page = page.map_err(|e| unavailable(prefix, &e))?;
+            keys.extend(page.contents().iter().filter_map(|object| key_of(object.key()?)));
         }
+        Ok(keys)
+    }
+
+    async fn list(&self, symbol: Symbol) -> Result<Vec<SnapshotKey>, SnapshotStoreError> {
+        let mut keys = self.keys_below(&format!("{ROOT}{}/", folder_name(symbol))).await?;
         keys.sort_unstable_by(|a, b| b.cmp(a));
         Ok(keys)
     }
 
     async fn symbols(&self) -> Result<Vec<Symbol>, SnapshotStoreError> {
-        let list = self.client.list_objects_v2().bucket(&*self.bucket).prefix(ROOT).delimiter("/");
-        let mut pages = list.into_paginator().send();
-        let mut symbols = Vec::new();
-        while let Some(page) = pages.next().await {
-            let page = page.map_err(|e| unavailable(ROOT, &e))?;
-            let folders = page.common_prefixes().iter().filter_map(|p| p.prefix());
-            symbols.extend(folders.filter_map(|f| symbol_of(f.strip_prefix(ROOT)?.strip_suffix('/')?)));
-        }
-        // A folder may be there without any snapshot in it.
-        let mut with_any = Vec::new();
-        for symbol in symbols {
-            if !self.list(symbol).await?.is_empty() {
-                with_any.push(symbol);
-            }
-        }
-        with_any.sort_unstable();
-        Ok(with_any)
+        let symbols: BTreeSet<Symbol> = self.keys_below(ROOT).await?.into_iter().map(|key| key.symbol).collect();
+        Ok(symbols.into_iter().collect())
     }
 
     async fn delete(&self, key: SnapshotKey) -> Result<(), SnapshotStoreError> {
@@ -265,6 +245,13 @@ fn client_that_trusts(pem: &[u8]) -> Result<aws_sdk_s3::config::SharedHttpClient
 fn name_of(key: SnapshotKey) -> String {
     let path = key.path();
     format!("{ROOT}{}/{}", folder_name(key.symbol), path.rsplit('/').next().unwrap_or_default())
+}
+
+fn key_of(name: &str) -> Option<SnapshotKey> {
+    let (folder, file) = name.strip_prefix(ROOT)?.split_once('/')?;
+    let key = SnapshotKey::from_file_name(symbol_of(folder)?, file)?;
+    // A name that says the same in other words is not one of ours.
+    (name_of(key) == name).then_some(key)
 }
 
 impl SnapshotStore for S3Snapshots {

@@ -35,7 +35,7 @@ impl Lane {
         is_closed: Arc<AtomicBool>,
         tend: impl Fn() + Send + 'static,
     ) -> KafkaResult<Self> {
-        let context = Context { name: format!("reader {number}"), security: kafka.security.clone() };
+        let context = Context { name: format!("reader {number}") };
         let consumer: BaseConsumer<Context> = kafka.reader(fetch_wait_ms).create_with_context(context)?;
         let consumer = Arc::new(consumer);
         let of_thread = Arc::clone(&consumer);

@@ -17,7 +17,6 @@ mod probe;
 mod reader;
 mod session;
 mod stream;
-mod token;
 mod topics;
 
 use std::sync::atomic::{AtomicBool, Ordering};

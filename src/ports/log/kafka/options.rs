@@ -30,8 +30,6 @@ pub enum Security {
     Plaintext,
     /// The brokers show a certificate that the file's authorities signed; without a file, the system's.
     Tls { ca_file: Option<PathBuf>, identity: Option<TlsIdentity> },
-    /// Amazon MSK: TLS, and a token signed with AWS credentials.
-    MskIam { region: String, ca_file: Option<PathBuf> },
 }
 
 /// The certificate that we show, where brokers ask for one.
@@ -115,23 +113,14 @@ impl KafkaOptions {
 
 impl Security {
     fn apply(&self, config: &mut ClientConfig) {
-        let ca_file = match self {
-            Self::Plaintext => return,
-            Self::Tls { ca_file, identity } => {
-                config.set("security.protocol", "ssl");
-                if let Some(TlsIdentity { certificate_file, key_file }) = identity {
-                    config.set("ssl.certificate.location", certificate_file.to_string_lossy());
-                    config.set("ssl.key.location", key_file.to_string_lossy());
-                }
-                ca_file
-            }
-            Self::MskIam { ca_file, .. } => {
-                config.set("security.protocol", "sasl_ssl").set("sasl.mechanisms", "OAUTHBEARER");
-                ca_file
-            }
-        };
+        let Self::Tls { ca_file, identity } = self else { return };
+        config.set("security.protocol", "ssl");
         if let Some(file) = ca_file {
             config.set("ssl.ca.location", file.to_string_lossy());
+        }
+        if let Some(TlsIdentity { certificate_file, key_file }) = identity {
+            config.set("ssl.certificate.location", certificate_file.to_string_lossy());
+            config.set("ssl.key.location", key_file.to_string_lossy());
         }
     }
 }

@@ -33,7 +33,7 @@ impl Probe {
             let mut config = kafka.reader(FETCH_WAIT_MS);
             // One batch is always given, however small this is.
             config.set("enable.partition.eof", "true").set("fetch.message.max.bytes", "4096");
-            let context = Context { name: "end of a partition".to_owned(), security: kafka.security.clone() };
+            let context = Context { name: "end of a partition".to_owned() };
             *consumer = Some(config.create_with_context(context)?);
         }
         let Some(consumer) = consumer.as_ref() else { return Ok(high) };

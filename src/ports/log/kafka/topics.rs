@@ -59,7 +59,7 @@ impl Admin {
     /// # Errors
     /// [`LogError::Unavailable`] when the client library refuses the settings.
     pub fn open(kafka: &KafkaOptions) -> Result<Arc<Self>, LogError> {
-        let context = Context { name: "administration".to_owned(), security: kafka.security.clone() };
+        let context = Context { name: "administration".to_owned() };
         let client = kafka.client().create_with_context(context).map_err(unavailable)?;
         Ok(Arc::new(Self { client }))
     }
@@ -182,7 +182,7 @@ pub async fn check(kafka: &KafkaOptions, admin: &Arc<Admin>) -> Result<u32, LogE
     for (topic, name) in Topic::ALL.into_iter().zip(&names) {
         match (shapes.get(name), configs.get(name)) {
             (Some(copies), Some(config)) => faults.extend(faults_of(topic, name, copies, config, partitions)),
-            _ => faults.push(format!("{name} does not exist (hotbook admin init-topics makes it)")),
+            _ => faults.push(format!("{name} does not exist")),
         }
     }
     if faults.is_empty() { Ok(partitions) } else { Err(LogError::Topics { faults }) }
