@@ -4,6 +4,7 @@
 //! the permits bound the mailbox, the outputs in flight, and what the feed may run ahead. Handlers are synchronous. A
 //! slow book works in slices, so that the other books of its thread are not kept waiting.
 
+mod pump;
 mod shadow;
 
 use std::collections::VecDeque;
@@ -12,7 +13,7 @@ use std::time::Instant;
 
 use actix::prelude::*;
 use bytes::Bytes;
-use tokio::sync::{OwnedSemaphorePermit, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::directory::{BookStatus, Report, Takeover};
 use super::node::{BookDied, NodeContext};
@@ -22,9 +23,11 @@ use crate::domain::{Command, Epoch, Input, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
 use crate::migration::replica::{Effect, Mode, Replica, Sealed};
 use crate::migration::snapshot::Snapshot;
-use crate::ports::log::{LogError, NewRecord, Receipt, Session, Topic, TopicPartition};
+use crate::ports::log::{LogError, NewRecord, Session, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotKey;
 use crate::wire::{self, BadRecord};
+use pump::InFlight;
+pub use pump::Pump;
 pub use shadow::{SHADOW_BYTES_MAX, Trim};
 
 /// Records in one batch: 256 x about 200 bytes = 50 KiB, which fits the second-level cache.
@@ -138,47 +141,6 @@ pub enum StartFrom {
 impl Start {
     pub fn new(from: StartFrom, known_durable: Seq) -> Self {
         Self { from, known_durable, crash_path: None }
-    }
-}
-
-/// Outputs on their way to the log; handled in FIFO order by the pump of their partition.
-struct InFlight {
-    receipt: Receipt,
-    through: Seq,
-    book: Addr<BookActor>,
-    permit: Option<OwnedSemaphorePermit>,
-}
-
-/// Hands published outputs to the pumps of a thread, one for each partition: one that stands still delays no other.
-#[derive(Clone)]
-pub struct Pump(Arc<[mpsc::UnboundedSender<InFlight>]>); // bounded by the permits that ride in them
-
-impl Pump {
-    /// Starts the pumps on the calling arbiter. A session is FIFO within a partition, so the receipts of each resolve in
-    /// the order of its queue.
-    pub fn start(partitions: u32) -> Self {
-        Self((0..partitions).map(|_| Self::of_partition()).collect())
-    }
-
-    fn of_partition() -> mpsc::UnboundedSender<InFlight> {
-        let (tx, mut rx) = mpsc::unbounded_channel::<InFlight>();
-        actix::spawn(async move {
-            while let Some(InFlight { receipt, through, book, permit }) = rx.recv().await {
-                let result = receipt.await.map(|_| ());
-                // One message per publication, and those are bounded by permits.
-                #[allow(clippy::disallowed_methods)]
-                book.do_send(Published { through, result });
-                drop(permit);
-            }
-        });
-        tx
-    }
-
-    /// The pumps end only with their thread, and the book with it.
-    fn send(&self, partition: u32, in_flight: InFlight) {
-        if let Some(pump) = self.0.get(partition as usize) {
-            _ = pump.send(in_flight);
-        }
     }
 }
 
@@ -661,7 +623,7 @@ impl Handler<Crash> for BookActor {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ports::log::Ack;
+    use crate::ports::log::{Ack, Receipt};
 
     #[actix_rt::test]
     async fn a_partition_that_stands_still_delays_no_other() {

@@ -1,5 +1,7 @@
 //! The exchange of one process: a log, a gateway, and some nodes with their books.
 
+mod config;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
@@ -17,7 +19,7 @@ use super::fleet::{Fleet, RunningNode};
 use super::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
 use super::leader::LeaderParts;
 use super::moves::{self, Moves, MovesParts};
-use super::node::{CrashBook, NodeContext, NodeParts, NodeSettings, NodeSupervisor, TakeSnapshot};
+use super::node::{CrashBook, NodeContext, NodeParts, NodeSupervisor, TakeSnapshot};
 use super::peers::Peers;
 use super::projector::{self, ProjectorParts};
 use super::recovery::{self, Found};
@@ -30,7 +32,7 @@ use crate::domain::control::Fence;
 use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
 use crate::engine::RULES_VERSION;
 use crate::migration::handover::Deadlines;
-use crate::migration::placement::{self, PlacementMode};
+use crate::migration::placement::PlacementMode;
 use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
 use crate::ports::routes::local::LocalRoutes;
@@ -38,6 +40,9 @@ use crate::ports::routes::{Addresses, Holder, Routes};
 use crate::ports::snapshots::folder::FolderSnapshots;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire::{Control, Keyring};
+
+pub use config::ExchangeConfig;
+use config::{node_ids, node_settings, threads_per_node};
 
 /// Unacknowledged bytes of listings and halts: thousands of them.
 const ADMIN_QUEUE_BYTES_MAX: usize = 4 << 20;
@@ -50,70 +55,6 @@ const TRIM_EVERY: Duration = Duration::from_secs(30);
 const STOP_SNAPSHOTS_MAX: usize = 16;
 /// Books whose rules are raised at once.
 const FINALIZED_AT_ONCE: usize = 256;
-
-/// How the exchange is set up.
-#[derive(Debug, Clone)]
-pub struct ExchangeConfig {
-    pub data_dir: PathBuf,
-    /// Nodes in this process, called n1 to nN.
-    pub nodes: usize,
-    /// Partitions of `orders` and `events`; fixed when the data folder is made.
-    pub partitions: u32,
-    /// Threads for the books of each node; 0 = one per core, divided among the nodes.
-    pub book_threads_per_node: usize,
-    pub snapshot_every_s: u64,
-    pub snapshot_every_records: u64,
-    pub snapshots_per_second_max: usize,
-    pub events_retention_hours: u64,
-    /// A book further behind than this takes no new orders.
-    pub lag_records_max: u64,
-    /// Goes on without acknowledged records that are gone from the end of the log, instead of not starting.
-    pub accept_lost_tail: bool,
-    /// Signs control records.
-    pub cluster_secret: Vec<u8>,
-    /// Whether this process writes the derived topics of the partitions whose lease it gets.
-    pub projector: bool,
-    /// How long load is measured before it counts.
-    pub load_window_ms: u64,
-    /// The budget of each node, in cores; 0 = all cores, divided among the nodes, and 1 at least.
-    pub node_cores: f64,
-    /// Replicas that follow each book on other nodes, to take it over at once: 0 or 1.
-    pub standby: usize,
-    /// What one shadow keeps back before it forgets it; for fault tests.
-    pub shadow_bytes_max: usize,
-    /// Whether books move by themselves.
-    pub placement_mode: PlacementMode,
-    pub placement: placement::Settings,
-    /// Development only: CPU time that each command of a symbol is made to cost.
-    pub dev_command_cost_us: HashMap<Symbol, u64>,
-}
-
-impl Default for ExchangeConfig {
-    fn default() -> Self {
-        Self {
-            data_dir: PathBuf::from("hotbook-data"),
-            nodes: 1,
-            partitions: 64,
-            book_threads_per_node: 0,
-            snapshot_every_s: 10,
-            snapshot_every_records: 100_000,
-            snapshots_per_second_max: 64,
-            events_retention_hours: 24,
-            lag_records_max: 50_000,
-            accept_lost_tail: false,
-            cluster_secret: Vec::new(),
-            projector: false,
-            load_window_ms: 1_000,
-            node_cores: 0.0,
-            standby: 0,
-            shadow_bytes_max: super::book::SHADOW_BYTES_MAX,
-            // Tests and benchmarks say themselves where books are; `serve` has its own default.
-            placement_mode: PlacementMode::Off,
-            placement: placement::Settings::default(),
-            dev_command_cost_us: HashMap::new(),
-        }
-    }
-}
 
 /// Why the exchange cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -573,11 +514,6 @@ fn start_supervisors(fleet: &Arc<Fleet>, leading: LeaderParts) {
     }
 }
 
-fn node_ids(nodes: usize) -> Vec<NodeId> {
-    let id = |n| NodeId::new(&format!("n{n}")).unwrap_or_else(|_| unreachable!("n1 to n64 are good names"));
-    (1..=nodes).map(id).collect()
-}
-
 /// Fences the books of nodes that are not in this process to those that are, in turn.
 async fn adopt(session: &dyn Session, keyring: &Keyring, found: &mut [Found], ids: &[NodeId]) -> Result<(), LogError> {
     let mut owned: HashMap<NodeId, usize> = ids.iter().map(|id| (*id, 0)).collect();
@@ -595,28 +531,6 @@ async fn adopt(session: &dyn Session, keyring: &Keyring, found: &mut [Found], id
         f.owned = Some((to, fence.epoch));
     }
     Ok(())
-}
-
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-fn threads_per_node(config: &ExchangeConfig) -> usize {
-    match config.book_threads_per_node {
-        0 => (cores() / config.nodes).max(1),
-        n => n,
-    }
-}
-
-fn node_settings(config: &ExchangeConfig) -> NodeSettings {
-    NodeSettings {
-        snapshot_every: Duration::from_secs(config.snapshot_every_s),
-        snapshot_every_records: config.snapshot_every_records,
-        snapshots_per_second_max: config.snapshots_per_second_max,
-        cores: if config.node_cores > 0.0 { config.node_cores } else { (cores() / config.nodes).max(1) as f64 },
-        shadow_bytes_max: config.shadow_bytes_max,
-        dev_command_cost_us: config.dev_command_cost_us.clone(),
-    }
 }
 
 async fn book_thread(partitions: u32) -> Result<(Arbiter, Pump, Option<ThreadClock>), StartError> {
