@@ -3,7 +3,7 @@ CARGO ?= cargo
 
 # The adapters that have tests against the real servers, and those tests.
 ADAPTERS = kafka,redis,s3,services-tests
-ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services
+ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services --test cluster_one
 
 .PHONY: run test test-adapters check bench sim
 

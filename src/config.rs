@@ -1,5 +1,7 @@
 //! Settings in layers: defaults, file, environment, flags.
 
+mod cluster;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -10,6 +12,8 @@ use figment::value::{Dict, Value};
 use serde::{Deserialize, Serialize};
 
 use crate::migration::placement::PlacementMode;
+
+pub use cluster::KafkaSecurity;
 
 /// Where gRPC listens unless it is told otherwise.
 pub const GRPC_PORT: u16 = 50_051;
@@ -28,7 +32,7 @@ pub struct Config {
     pub http_workers: usize,
     pub data_dir: PathBuf,
     pub nodes: usize,
-    /// Partitions of `orders`; fixed when the data folder is made.
+    /// Partitions of `orders`; fixed when the data folder, or the topics of a cluster, are made.
     pub partitions: u32,
     /// Threads for the books of each node; 0 = one per core, divided among the nodes.
     pub book_threads_per_node: usize,
@@ -49,8 +53,8 @@ pub struct Config {
     pub snapshot_every_records: u64,
     /// Replicas that follow each book on other nodes, to take it over at once when its own dies: 0 or 1.
     pub standby: usize,
-    /// Writes the JSON topics `fills`, `trades`, `depth` and `order_status` beside `events`.
-    pub projector: bool,
+    /// Writes the JSON topics `fills`, `trades`, `depth` and `order_status` beside `events`; unless it is said: in a cluster.
+    pub projector: Option<bool>,
     /// Above so many records behind, a symbol takes no new orders.
     pub lag_records_max: u64,
     /// How long load is measured before it counts; the supervisor looks as often.
@@ -74,12 +78,37 @@ pub struct Config {
     pub dev_command_cost_us: BTreeMap<String, u64>,
     pub jwt_secret: Option<String>,
     pub cluster_secret: Option<String>,
+    /// Name of this process's node; of several: what their names begin with. Without one they are n1 to nN.
     pub node_id: Option<String>,
+    /// `host:port,host:port`. With this, `redis_host` and `s3_bucket` the log is Kafka, the routes are in Redis, the
+    /// snapshots in S3: all three or none.
     pub kafka_brokers: Option<String>,
+    pub kafka_security: KafkaSecurity,
+    /// Who signs the brokers' certificates, in PEM; without one, whoever the machine trusts.
+    pub kafka_ca_file: Option<PathBuf>,
+    /// What we show to brokers that ask for a certificate, in PEM.
+    pub kafka_certificate_file: Option<PathBuf>,
+    pub kafka_key_file: Option<PathBuf>,
+    /// Stands before the name of every topic.
+    pub kafka_topic_prefix: String,
+    /// For `admin init-topics`: copies of each partition, and how many must have a record before it is durable.
+    pub kafka_replication: u32,
+    pub kafka_min_insync_replicas: u32,
     pub redis_host: Option<String>,
     pub redis_port: u16,
+    pub redis_username: Option<String>,
+    pub redis_password: Option<String>,
+    pub redis_tls: bool,
+    /// Who signs Redis's certificate, in PEM; without one, whoever the machine trusts.
+    pub redis_ca_file: Option<PathBuf>,
     pub aws_region: Option<String>,
     pub s3_bucket: Option<String>,
+    /// Of a store that is not AWS.
+    pub s3_endpoint: Option<String>,
+    /// Stands before the name of every object.
+    pub s3_prefix: String,
+    /// Who signs the store's certificate, in PEM, beside those whom the machine trusts.
+    pub s3_ca_file: Option<PathBuf>,
 }
 
 impl Default for Config {
@@ -105,7 +134,7 @@ impl Default for Config {
             snapshot_every_s: 10,
             snapshot_every_records: 100_000,
             standby: 0,
-            projector: false,
+            projector: None,
             lag_records_max: 100_000,
             load_window_ms: 1_000,
             node_cores: 0.0,
@@ -121,10 +150,24 @@ impl Default for Config {
             cluster_secret: None,
             node_id: None,
             kafka_brokers: None,
+            kafka_security: KafkaSecurity::default(),
+            kafka_ca_file: None,
+            kafka_certificate_file: None,
+            kafka_key_file: None,
+            kafka_topic_prefix: String::new(),
+            kafka_replication: 3,
+            kafka_min_insync_replicas: 2,
             redis_host: None,
             redis_port: 6_379,
+            redis_username: None,
+            redis_password: None,
+            redis_tls: false,
+            redis_ca_file: None,
             aws_region: None,
             s3_bucket: None,
+            s3_endpoint: None,
+            s3_prefix: String::new(),
+            s3_ca_file: None,
         }
     }
 }
@@ -138,12 +181,23 @@ pub enum ConfigError {
     FileMissing { path: PathBuf },
     #[error("config_value_invalid: {key} {what}")]
     Value { key: &'static str, what: String },
-    /// The outside adapters are not part of this version.
     #[error(
-        "config_cluster_not_supported: {key} is set, but this version is the embedded exchange only: log, routes and \
-         snapshots are inside the process. Unset it to start"
+        "config_cluster_half_set: {} set, but not {}: log, routes and snapshots are outside the process together or not at \
+         all",
+        set.join(" and "), missing.join(" and ")
     )]
-    ClusterNotSupported { key: &'static str },
+    ClusterHalfSet { set: Vec<&'static str>, missing: Vec<&'static str> },
+    #[error(
+        "config_feature_missing: {key} is set, but this build has no {feature}. Build it with `--features cluster`"
+    )]
+    FeatureMissing { key: &'static str, feature: &'static str },
+    #[error("config_node_id_needed: the node of a cluster has a name of its own. Set HOTBOOK_NODE_ID or node_id")]
+    NodeIdNeeded,
+    #[error(
+        "config_cluster_secret_needed: all nodes of a cluster sign with one secret. Set HOTBOOK_CLUSTER_SECRET or \
+         cluster_secret"
+    )]
+    SharedSecretNeeded,
     #[error(
         "config_secret_needed: http_host {host} is not a loopback address, and without a JWT secret \
          (HOTBOOK_JWT_SECRET or jwt_secret) anyone could trade for anyone. Set one, or bind 127.0.0.1"
@@ -163,17 +217,19 @@ impl From<figment::Error> for ConfigError {
 }
 
 /// What the original deployment sets, by our key.
-const ORIGINAL_ENVIRONMENT: [(&str, &str); 6] = [
+const ORIGINAL_ENVIRONMENT: [(&str, &str); 7] = [
     ("KAFKA_BROKERS", "kafka_brokers"),
     ("REDIS_HOST", "redis_host"),
     ("REDIS_PORT", "redis_port"),
     ("AWS_REGION", "aws_region"),
+    // As the AWS SDK calls it.
+    ("AWS_ENDPOINT_URL_S3", "s3_endpoint"),
     ("GRPC_PORT", "grpc_port"),
     ("LOG_LEVEL", "log_level"),
 ];
 
 /// Keys whose values are text even if they look like numbers.
-const TEXT_KEYS: [&str; 11] = [
+const TEXT_KEYS: &[&str] = &[
     "http_host",
     "grpc_host",
     "data_dir",
@@ -182,9 +238,19 @@ const TEXT_KEYS: [&str; 11] = [
     "cluster_secret",
     "node_id",
     "kafka_brokers",
+    "kafka_ca_file",
+    "kafka_certificate_file",
+    "kafka_key_file",
+    "kafka_topic_prefix",
     "redis_host",
+    "redis_username",
+    "redis_password",
+    "redis_ca_file",
     "aws_region",
     "s3_bucket",
+    "s3_endpoint",
+    "s3_prefix",
+    "s3_ca_file",
 ];
 
 /// Puts the layers together: defaults < file < environment < flags.
@@ -236,16 +302,7 @@ fn environment_layer(environment: impl Iterator<Item = (String, String)>) -> Dic
 
 impl Config {
     fn check(&self) -> Result<(), ConfigError> {
-        let cluster = [
-            ("KAFKA_BROKERS", &self.kafka_brokers),
-            ("REDIS_HOST", &self.redis_host),
-            ("HOTBOOK_S3_BUCKET", &self.s3_bucket),
-        ];
-        for (key, value) in cluster {
-            if value.as_ref().is_some_and(|v| !v.is_empty()) {
-                return Err(ConfigError::ClusterNotSupported { key });
-            }
-        }
+        self.check_cluster()?;
         let positive = [
             ("nodes", self.nodes as u64),
             ("partitions", u64::from(self.partitions)),
@@ -317,7 +374,8 @@ impl Config {
     /// The effective values as TOML, secrets masked.
     pub fn masked(&self) -> String {
         let mut shown = self.clone();
-        for secret in [&mut shown.jwt_secret, &mut shown.cluster_secret].into_iter().flatten() {
+        let secrets = [&mut shown.jwt_secret, &mut shown.cluster_secret, &mut shown.redis_password];
+        for secret in secrets.into_iter().flatten() {
             *secret = "********".into();
         }
         toml::to_string(&shown).unwrap_or_default()
@@ -333,7 +391,7 @@ fn is_loopback(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
+    pub(super) fn environment(pairs: &[(&str, &str)]) -> impl Iterator<Item = (String, String)> {
         pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect::<Vec<_>>().into_iter()
     }
 
@@ -395,9 +453,6 @@ mod tests {
         };
         assert_eq!(code(&[("HOTBOOK_HTTP_HOST", "0.0.0.0")]), "config_secret_needed");
         assert_eq!(code(&[("HOTBOOK_GRPC_HOST", "0.0.0.0")]), "config_cluster_secret_needed");
-        assert_eq!(code(&[("KAFKA_BROKERS", "b:9092")]), "config_cluster_not_supported");
-        assert_eq!(code(&[("REDIS_HOST", "r")]), "config_cluster_not_supported");
-        assert_eq!(code(&[("HOTBOOK_S3_BUCKET", "s")]), "config_cluster_not_supported");
         assert_eq!(code(&[("HOTBOOK_NODES", "0")]), "config_value_invalid");
         assert_eq!(code(&[("HOTBOOK_NODES", "many")]), "config_invalid");
         assert_eq!(code(&[("HOTBOOK_PLACEMENT_MODE", "sometimes")]), "config_invalid");

@@ -1,30 +1,23 @@
 //! The program as an operator starts it.
 
 mod common;
+#[path = "common/process.rs"]
+mod process;
 
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
 
 use common::until;
+use process::{Served, hotbook};
 use serde_json::{Value, json};
 
-fn hotbook(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_hotbook"));
-    command.args(arguments);
-    // Nothing of the machine's own environment may decide these tests.
-    for (name, _) in std::env::vars() {
-        if name.starts_with("HOTBOOK_") || ["KAFKA_BROKERS", "REDIS_HOST", "LOG_LEVEL"].contains(&name.as_str()) {
-            command.env_remove(name);
-        }
-    }
-    command.envs(environment.iter().copied());
-    command
+fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
+    process::run(hotbook(arguments, environment))
 }
 
-fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
-    let Output { status, stdout, stderr } = hotbook(arguments, environment).output().expect("it runs");
-    (status.success(), String::from_utf8_lossy(&stdout).into(), String::from_utf8_lossy(&stderr).into())
+fn serve(data: &Path, more: &[&str]) -> Served {
+    let data = data.to_string_lossy();
+    let arguments = [&["serve", "--http-port", "0", "--data", &data], more].concat();
+    Served::start(hotbook(&arguments, &[("LOG_LEVEL", "warn")]))
 }
 
 #[test]
@@ -39,9 +32,9 @@ fn check_config_shows_effective_values_and_no_secret() {
 #[test]
 fn settings_that_cannot_work_are_refused_with_a_code() {
     for (environment, code) in [
-        (("KAFKA_BROKERS", "broker:9092"), "config_cluster_not_supported"),
-        (("REDIS_HOST", "redis"), "config_cluster_not_supported"),
-        (("HOTBOOK_S3_BUCKET", "bucket"), "config_cluster_not_supported"),
+        (("KAFKA_BROKERS", "broker:9092"), "config_cluster_half_set"),
+        (("REDIS_HOST", "redis"), "config_cluster_half_set"),
+        (("HOTBOOK_S3_BUCKET", "bucket"), "config_cluster_half_set"),
         (("HOTBOOK_HTTP_HOST", "0.0.0.0"), "config_secret_needed"),
         (("HOTBOOK_HTPP_PORT", "1"), "config_invalid"),
     ] {
@@ -55,6 +48,16 @@ fn settings_that_cannot_work_are_refused_with_a_code() {
 }
 
 #[test]
+#[cfg(not(any(feature = "kafka", feature = "redis", feature = "s3")))]
+fn a_cluster_is_refused_by_a_build_that_cannot_be_in_one() {
+    let environment = [("KAFKA_BROKERS", "b:9092"), ("REDIS_HOST", "r"), ("HOTBOOK_S3_BUCKET", "s")];
+    for arguments in [["check-config"].as_slice(), &["serve"], &["audit"], &["admin", "init-topics"]] {
+        let (ok, _, err) = run(arguments, &environment);
+        assert!(!ok && err.contains("config_feature_missing") && err.contains("--features cluster"), "{err}");
+    }
+}
+
+#[test]
 fn inspecting_what_is_no_snapshot_says_so() {
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), b"not a snapshot").expect("written");
@@ -62,58 +65,10 @@ fn inspecting_what_is_no_snapshot_says_so() {
     assert!(!ok && err.contains("is not valid"), "{err}");
 }
 
-/// A server process; killed when the test fails.
-struct Serving {
-    child: Child,
-    url: String,
-}
-
-impl Serving {
-    fn start(data: &Path, more: &[&str]) -> Self {
-        let data = data.to_string_lossy().into_owned();
-        let mut arguments = vec!["serve", "--http-port", "0", "--data", &data];
-        arguments.extend_from_slice(more);
-        let mut child =
-            hotbook(&arguments, &[("LOG_LEVEL", "warn")]).stdout(Stdio::piped()).spawn().expect("it starts");
-        let out = BufReader::new(child.stdout.take().expect("its output"));
-        // Printed once it is ready.
-        let line = out.lines().map_while(Result::ok).find(|l| l.contains("is trading at")).expect("the banner");
-        let url = line.rsplit(' ').next().expect("an address").to_owned();
-        Self { child, url }
-    }
-
-    async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Value) -> (u16, Value) {
-        let method = awc::http::Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = awc::Client::default().request(method, format!("{}{path}", self.url));
-        if let Some(token) = token {
-            request = request.insert_header(("Authorization", format!("Bearer {token}")));
-        }
-        let mut response = request.send_json(&body).await.expect("an answer");
-        let bytes = response.body().await.expect("a body");
-        (response.status().as_u16(), serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    /// SIGTERM, and a clean end.
-    fn terminate(mut self) {
-        let pid = i32::try_from(self.child.id()).expect("a pid");
-        // SAFETY: the process is our child and has not been waited for, so the number is its own.
-        assert_eq!(unsafe { libc::kill(pid, libc::SIGTERM) }, 0);
-        assert!(self.child.wait().expect("it ends").success());
-    }
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        // Gone already unless the test failed.
-        _ = self.child.kill();
-        _ = self.child.wait();
-    }
-}
-
 #[actix_web::test]
 async fn sigterm_snapshots_and_a_restart_goes_on() {
     let folder = tempfile::tempdir().expect("a folder");
-    let server = Serving::start(folder.path(), &["--nodes", "2"]);
+    let server = serve(folder.path(), &["--nodes", "2"]);
     let body = json!({"user_id": "alice", "roles": ["trader", "admin"]});
     let (_, answer) = server.call("POST", "/auth/dev-token", None, body).await;
     let token = answer["token"].as_str().expect("a token").to_owned();
@@ -133,12 +88,12 @@ async fn sigterm_snapshots_and_a_restart_goes_on() {
     assert!(ok && out.contains("AAA") && out.contains("digest"), "{out}{err}");
 
     // The book of n2 is taken over by n1.
-    let server = Serving::start(folder.path(), &[]);
+    let server = serve(folder.path(), &[]);
     let (_, nodes) = server.call("GET", "/admin/nodes", Some(&token), Value::Null).await;
     assert_eq!(nodes["nodes"].as_array().map(|n| n.iter().map(|n| n["books"].clone()).collect()), Some(vec![json!(2)]));
     server.terminate();
 
-    let server = Serving::start(folder.path(), &["--nodes", "2"]);
+    let server = serve(folder.path(), &["--nodes", "2"]);
     let moving = json!({"symbol": "AAA", "target": "n2"});
     let (status, begun) = server.call("POST", "/admin/migrations", Some(&token), moving.clone()).await;
     assert_eq!(status, 202, "{begun}");
@@ -186,7 +141,7 @@ async fn sigterm_snapshots_and_a_restart_goes_on() {
 #[actix_web::test]
 async fn the_demo_trades() {
     let folder = tempfile::tempdir().expect("a folder");
-    let server = Serving::start(folder.path(), &["--demo"]);
+    let server = serve(folder.path(), &["--demo"]);
     for symbol in ["TSLA", "005930"] {
         let path = format!("/trades/{symbol}");
         until(

@@ -22,6 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(60);
 fn options(s3: &S3) -> S3Options {
     S3Options {
         bucket: S3::BUCKET.into(),
+        prefix: String::new(),
         region: Some(S3::REGION.into()),
         endpoint: Some(format!("http://127.0.0.1:{}", s3.port)),
         credentials: Some((S3::ACCESS_KEY.into(), S3::SECRET_KEY.into())),
@@ -51,6 +52,24 @@ async fn refused(options: S3Options) -> String {
 async fn s3_keeps_the_contract() {
     let s3 = S3::start();
     contract(open(&s3).await).await;
+}
+
+/// Two exchanges in one bucket.
+#[tokio::test]
+async fn a_prefix_keeps_one_exchange_from_the_others_snapshots() {
+    let s3 = S3::start();
+    let (plain, of) = (open(&s3).await, |prefix: &str| S3Options { prefix: prefix.into(), ..options(&s3) });
+    let east: Arc<dyn SnapshotStore> = Arc::new(S3Snapshots::open(of("east/")).await.expect("it opens"));
+    plain.put(key("TSLA", 1, 0), Bytes::from_static(b"plain")).await.unwrap();
+    east.put(key("TSLA", 1, 0), Bytes::from_static(b"east")).await.unwrap();
+    east.put(key("AAPL", 1, 0), Bytes::from_static(b"east")).await.unwrap();
+    assert_eq!(plain.get(key("TSLA", 1, 0)).await.unwrap(), "plain");
+    assert_eq!(plain.symbols().await.unwrap(), [Symbol::new("TSLA").unwrap()]);
+    assert_eq!(east.symbols().await.unwrap().len(), 2);
+    assert_eq!(east.list(Symbol::new("TSLA").unwrap()).await.unwrap(), [key("TSLA", 1, 0)]);
+    assert!(s3.files().join("east/snapshots/TSLA").is_dir());
+    east.delete(key("TSLA", 1, 0)).await.unwrap();
+    assert_eq!(plain.list(Symbol::new("TSLA").unwrap()).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

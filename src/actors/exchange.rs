@@ -3,7 +3,6 @@
 mod config;
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -29,16 +28,15 @@ use super::supervisor::{Supervisor, SupervisorParts};
 use crate::clock::{self, ThreadClock};
 use crate::domain::command::Listing;
 use crate::domain::control::Fence;
+use crate::domain::ids::BadName;
 use crate::domain::{Instrument, NodeId, Offset, OutputBody, Reason, Seq, Symbol};
 use crate::engine::RULES_VERSION;
 use crate::migration::handover::Deadlines;
 use crate::migration::placement::PlacementMode;
-use crate::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use crate::ports::log::{Log, LogError, NewRecord, Session, SessionOptions, Topic, TopicPartition, partition_of};
-use crate::ports::routes::local::LocalRoutes;
 use crate::ports::routes::{Addresses, Holder, Routes};
-use crate::ports::snapshots::folder::FolderSnapshots;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
+use crate::ports::{Parts, PartsError};
 use crate::wire::{Control, Keyring};
 
 pub use config::ExchangeConfig;
@@ -53,14 +51,16 @@ const LOOK_AFTER_BOOKS: Duration = Duration::from_millis(100);
 const TRIM_EVERY: Duration = Duration::from_secs(30);
 /// Snapshots written at once while stopping.
 const STOP_SNAPSHOTS_MAX: usize = 16;
+/// Nodes of one process.
+const NODES_MAX: usize = 64;
 /// Books whose rules are raised at once.
 const FINALIZED_AT_ONCE: usize = 256;
 
 /// Why the exchange cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    #[error("data folder {folder} cannot be made: {source}")]
-    Folder { folder: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Parts(#[from] PartsError),
     #[error("log: {0}")]
     Log(#[from] LogError),
     #[error("snapshots: {0}")]
@@ -69,22 +69,33 @@ pub enum StartError {
     Gateway(#[from] GatewayError),
     /// Possible only after the end of the log was lost: records that take the offsets again would never be applied.
     #[error(
-        "snapshot_ahead_of_log: {snapshot} was taken at a record that the log does not have any more. Move the file away to \
-         go on from the snapshot before it"
+        "snapshot_ahead_of_log: {snapshot} was taken at a record that the log does not have any more. Move it away to go on \
+         from the snapshot before it"
     )]
     SnapshotAhead { snapshot: String },
-    #[error("nodes must be 1 to 64")]
+    #[error("nodes must be 1 to {NODES_MAX}")]
     Nodes,
+    /// The number is added to it when there are several.
+    #[error("a node's name {0}")]
+    NodeName(BadName),
     #[error("thread ended while starting")]
     Thread,
 }
 
 /// A book restored from such a snapshot would wait for offsets that others take.
 async fn refuse_snapshots_ahead(log: &dyn Log, found: &[Found]) -> Result<(), StartError> {
+    // Each partition is asked once: asking is a journey when the log is elsewhere.
+    let mut ends: HashMap<u32, (Offset, Offset)> = HashMap::new();
     for f in found {
-        let Some(snapshot) = &f.snapshot else { continue };
-        let end = async |topic| log.end_offset(TopicPartition { topic, partition: f.entry.partition }).await;
-        if f.orders_from() > end(Topic::Orders).await? || f.events_from() > end(Topic::Events).await? {
+        let (Some(snapshot), partition) = (&f.snapshot, f.entry.partition) else { continue };
+        let (orders, events) = match ends.get(&partition) {
+            Some(known) => *known,
+            None => {
+                let end = async |topic| log.end_offset(TopicPartition { topic, partition }).await;
+                *ends.entry(partition).insert_entry((end(Topic::Orders).await?, end(Topic::Events).await?)).get()
+            }
+        };
+        if f.orders_from() > orders || f.events_from() > events {
             return Err(StartError::SnapshotAhead { snapshot: snapshot.key().path() });
         }
     }
@@ -129,7 +140,8 @@ impl Exchange {
     /// # Errors
     /// [`StartError`].
     pub async fn start(config: ExchangeConfig) -> Result<Arc<Self>, StartError> {
-        Self::start_with(config, Arc::new(LocalRoutes::default())).await
+        let parts = embedded(&config)?;
+        Self::start_on(config, parts).await
     }
 
     /// As [`Self::start`], with a route table of one's own.
@@ -137,23 +149,26 @@ impl Exchange {
     /// # Errors
     /// [`StartError`].
     pub async fn start_with(config: ExchangeConfig, routes: Arc<dyn Routes>) -> Result<Arc<Self>, StartError> {
-        if config.nodes == 0 || config.nodes > 64 {
+        let parts = Parts { routes, ..embedded(&config)? };
+        Self::start_on(config, parts).await
+    }
+
+    /// As [`Self::start`], on parts that are open, wherever they are: nothing of the configuration that says how a data
+    /// folder is opened is looked at.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start_on(config: ExchangeConfig, parts: Parts) -> Result<Arc<Self>, StartError> {
+        if config.nodes == 0 || config.nodes > NODES_MAX {
             return Err(StartError::Nodes);
         }
-        let folder = config.data_dir.clone();
-        std::fs::create_dir_all(&folder).map_err(|source| StartError::Folder { folder, source })?;
-        let options = EmbeddedLogOptions {
-            accepts_lost_tail: config.accept_lost_tail,
-            ..EmbeddedLogOptions::new(&config.data_dir, config.partitions)
-        };
-        let log: Arc<dyn Log> = Arc::new(EmbeddedLog::open(&options)?);
-        let snapshots: Arc<dyn SnapshotStore> = Arc::new(FolderSnapshots::open(&config.data_dir)?);
+        let Parts { log, snapshots, routes } = parts;
         let keyring = Arc::new(Keyring::from_secret(&config.cluster_secret));
         let catalogue = Arc::new(Catalogue::read(&*log).await?);
         let directory = Arc::new(Directory::default());
         let mut found = recovery::find_all(&snapshots, &catalogue).await?;
         refuse_snapshots_ahead(&*log, &found).await?;
-        let ids = node_ids(config.nodes);
+        let ids = node_ids(&config).map_err(StartError::NodeName)?;
         let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
         let admin = log.open_session(options)?;
         recovery::read_fences(&*log, &keyring, &mut found).await?;
@@ -512,6 +527,10 @@ fn start_supervisors(fleet: &Arc<Fleet>, leading: LeaderParts) {
             leading: Arc::clone(&leading),
         }));
     }
+}
+
+fn embedded(config: &ExchangeConfig) -> Result<Parts, PartsError> {
+    Parts::embedded(&config.data_dir, config.partitions, config.accept_lost_tail)
 }
 
 /// Fences the books of nodes that are not in this process to those that are, in turn.

@@ -9,6 +9,7 @@ use awc::http::Method;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::parts;
 use crate::clock;
 use crate::config;
 use crate::wire::rpc::RpcKey;
@@ -71,6 +72,21 @@ pub enum Verb {
     FinalizeVersion {
         /// The newest that the server knows, without it.
         version: Option<u32>,
+    },
+    /// Makes the topics of a cluster that are missing, and checks those that are there; changes none.
+    InitTopics {
+        /// Settings file (TOML).
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Of `orders` and `events`; never changed afterwards.
+        #[arg(long)]
+        partitions: Option<u32>,
+        /// Copies of each partition.
+        #[arg(long)]
+        replication: Option<u32>,
+        /// Copies that must have a record before it counts as durable.
+        #[arg(long)]
+        min_insync_replicas: Option<u32>,
     },
     /// Makes a token for one gRPC call, good for a minute, from HOTBOOK_CLUSTER_SECRET or the settings file.
     GrpcToken {
@@ -188,7 +204,7 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
     let server = Server { url: &args.url, token: token(args).await? };
     let post = async |path: String, body: Value| server.call(Method::POST, &path, Some(body)).await;
     match &args.verb {
-        Verb::GrpcToken { .. } => bail!("a token is made here, not asked for"),
+        Verb::GrpcToken { .. } | Verb::InitTopics { .. } => bail!("this is done here, not asked for"),
         Verb::Nodes => server.call(Method::GET, "/admin/nodes", None).await,
         Verb::Books => server.call(Method::GET, "/admin/books", None).await,
         Verb::Routes => server.call(Method::GET, "/admin/routes", None).await,
@@ -214,6 +230,15 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
     }
 }
 
+/// What `init-topics` makes, by file, environment and flags.
+fn init_topics(config: Option<&Path>, flags: [(&str, Option<u32>); 3]) -> anyhow::Result<Vec<String>> {
+    let given =
+        flags.into_iter().filter_map(|(key, value)| Some((key.to_owned(), figment::value::Value::from(value?))));
+    let config = config::load(config, std::env::vars(), given.collect())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(parts::init_topics(&config))
+}
+
 /// Asks and prints.
 ///
 /// # Errors
@@ -221,6 +246,15 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
 pub fn run(args: &AdminArgs) -> anyhow::Result<()> {
     if let Verb::GrpcToken { config } = &args.verb {
         println!("{}", grpc_token(config.as_deref())?);
+        return Ok(());
+    }
+    if let Verb::InitTopics { config, partitions, replication, min_insync_replicas } = &args.verb {
+        let flags = [
+            ("partitions", *partitions),
+            ("kafka_replication", *replication),
+            ("kafka_min_insync_replicas", *min_insync_replicas),
+        ];
+        init_topics(config.as_deref(), flags)?.iter().for_each(|line| say(line));
         return Ok(());
     }
     let answer = actix_rt::System::new().block_on(ask(args))?;

@@ -11,6 +11,7 @@ use figment::value::{Dict, Value};
 use indicatif::ProgressBar;
 use serde::Serialize;
 
+use super::parts;
 use super::serve::known_secret;
 use crate::config;
 use crate::domain::{Offset, Symbol};
@@ -29,7 +30,7 @@ pub struct AuditArgs {
     /// Data folder of the exchange, which may be running.
     #[arg(long, visible_alias = "dir")]
     data: Option<PathBuf>,
-    /// Settings file (TOML).
+    /// Settings file (TOML) of the exchange; of a cluster, Kafka and S3 are read.
     #[arg(long)]
     config: Option<PathBuf>,
     /// Only this symbol.
@@ -62,7 +63,10 @@ pub fn run(args: &AuditArgs) -> Result<()> {
     let config = config::load(args.config.as_deref(), std::env::vars(), flags)?;
     let secret = known_secret(&config)?.context("the cluster's secret is not known: set HOTBOOK_CLUSTER_SECRET")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let reports = runtime.block_on(judge_folder(&config.data_dir, &secret, args.symbol, args.complete))?;
+    let reports = runtime.block_on(async {
+        let (log, snapshots) = parts::open_read_only(&config).await?;
+        judge(&*log, &*snapshots, &Keyring::from_secret(&secret), args.symbol, args.complete).await
+    })?;
     let violations = reports.iter().map(|r| r.violations_total).sum();
     let first = reports.iter().find_map(|r| r.violations.first());
     if args.json {

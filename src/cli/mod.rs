@@ -7,6 +7,7 @@ mod demo;
 pub mod flow;
 pub mod flow_file;
 mod inspect;
+mod parts;
 pub mod replay;
 pub mod serve;
 mod sim;
@@ -38,7 +39,7 @@ enum Action {
     CheckConfig(ServeArgs),
     /// Nodes, books, routes and moves of a running exchange.
     Admin(admin::AdminArgs),
-    /// Judges log and snapshots of a data folder, also beside a running exchange; status 1 if anything is wrong.
+    /// Judges log and snapshots of a data folder or a cluster, also beside a running exchange; status 1 if anything is wrong.
     Audit(audit::AuditArgs),
     /// Looks into snapshot files.
     #[command(subcommand)]

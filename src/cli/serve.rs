@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::demo;
+use super::{demo, parts};
 use crate::actors::exchange::{Exchange, ExchangeConfig};
 use crate::api::grpc::{self, GrpcServer};
 use crate::api::server::{self, Server};
 use crate::config::{Config, GRPC_PORT};
-use crate::domain::Symbol;
+use crate::domain::{NodeId, Symbol};
 use crate::migration::placement;
 use crate::ports::identity::Identity;
 use crate::ports::identity::hs256::Hs256;
@@ -37,16 +37,15 @@ impl Running {
     /// Starts everything; must be called inside an actix system.
     ///
     /// # Errors
-    /// When the data folder, a book's owner or the address is not to be had.
+    /// When a part, a book's owner or the address is not to be had.
     pub async fn start(config: &Config) -> Result<Self> {
-        std::fs::create_dir_all(&config.data_dir)
-            .with_context(|| format!("cannot make the data folder {}", config.data_dir.display()))?;
+        let parts = parts::open(config).await?;
         let secret = cluster_secret(config)?;
         let identity: Arc<dyn Identity> = match &config.jwt_secret {
             Some(secret) => Arc::new(Hs256::configured(secret.as_bytes())),
             None => Arc::new(Hs256::development(&secret)),
         };
-        let exchange = Exchange::start(exchange_config(config, secret)).await?;
+        let exchange = Exchange::start_on(exchange_config(config, secret), parts).await?;
         let router = exchange.gateway().router();
         let server = server::start(config, Arc::clone(&exchange), router, identity)
             .await
@@ -93,13 +92,14 @@ fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
     ExchangeConfig {
         data_dir: config.data_dir.clone(),
         nodes: config.nodes,
+        node_id: config.node_id.as_deref().and_then(|id| NodeId::new(id).ok()),
         partitions: config.partitions,
         book_threads_per_node: config.book_threads_per_node,
         snapshot_every_s: config.snapshot_every_s,
         snapshot_every_records: config.snapshot_every_records,
         accept_lost_tail: config.accept_lost_tail,
         standby: config.standby,
-        projector: config.projector,
+        projector: config.writes_json_topics(),
         lag_records_max: config.lag_records_max,
         cluster_secret,
         load_window_ms: config.load_window_ms,
@@ -216,7 +216,7 @@ fn banner(config: &Config, running: &Running) -> String {
         format!("  API        http://{at}/docs"),
         format!("  websocket  ws://{at}/ws"),
         format!("  grpc       {}", running.grpc.as_ref().map_or("off".into(), |g| g.address.to_string())),
-        format!("  data       {} ({books} books, nodes: {})", config.data_dir.display(), config.nodes),
+        format!("  data       {} ({books} books, nodes: {})", parts::describe(config), config.nodes),
         "  accounts   not checked: the account step admits every order in this version".into(),
     ];
     if config.jwt_secret.is_none() {

@@ -2,5 +2,8 @@
 
 pub mod identity;
 pub mod log;
+mod parts;
 pub mod routes;
 pub mod snapshots;
+
+pub use parts::{Parts, PartsError};

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::actors::book::SHADOW_BYTES_MAX;
 use crate::actors::node::NodeSettings;
+use crate::domain::ids::BadName;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::placement::{self, PlacementMode};
 
@@ -13,8 +14,10 @@ use crate::migration::placement::{self, PlacementMode};
 #[derive(Debug, Clone)]
 pub struct ExchangeConfig {
     pub data_dir: PathBuf,
-    /// Nodes in this process, called n1 to nN.
+    /// Nodes in this process.
     pub nodes: usize,
+    /// Name of the node; of several: what their names begin with. Without one they are called n1 to nN.
+    pub node_id: Option<NodeId>,
     /// Partitions of `orders` and `events`; fixed when the data folder is made.
     pub partitions: u32,
     /// Threads for the books of each node; 0 = one per core, divided among the nodes.
@@ -51,6 +54,7 @@ impl Default for ExchangeConfig {
         Self {
             data_dir: PathBuf::from("hotbook-data"),
             nodes: 1,
+            node_id: None,
             partitions: 64,
             book_threads_per_node: 0,
             snapshot_every_s: 10,
@@ -73,9 +77,17 @@ impl Default for ExchangeConfig {
     }
 }
 
-pub(super) fn node_ids(nodes: usize) -> Vec<NodeId> {
-    let id = |n| NodeId::new(&format!("n{n}")).unwrap_or_else(|_| unreachable!("n1 to n64 are good names"));
-    (1..=nodes).map(id).collect()
+/// One node is called as it was told, several `NAME-1` to `NAME-N`; without a name `n1` to `nN`.
+///
+/// # Errors
+/// When a name with its number is too long.
+pub(super) fn node_ids(config: &ExchangeConfig) -> Result<Vec<NodeId>, BadName> {
+    let id = |n: usize| match config.node_id {
+        Some(id) if config.nodes == 1 => Ok(id),
+        Some(id) => NodeId::new(&format!("{id}-{n}")),
+        None => NodeId::new(&format!("n{n}")),
+    };
+    (1..=config.nodes).map(id).collect()
 }
 
 fn cores() -> usize {

@@ -40,6 +40,8 @@ const ROOT: &str = "snapshots/";
 #[derive(Clone, Default)]
 pub struct S3Options {
     pub bucket: String,
+    /// Stands before the name of every object, so that two exchanges can share a bucket. Usually empty.
+    pub prefix: String,
     pub region: Option<String>,
     /// Of a store that is not AWS; it is then asked path-style.
     pub endpoint: Option<String>,
@@ -51,9 +53,10 @@ pub struct S3Options {
 
 impl fmt::Debug for S3Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { bucket, region, endpoint, credentials, ca_pem } = self;
+        let Self { bucket, prefix, region, endpoint, credentials, ca_pem } = self;
         f.debug_struct("S3Options")
             .field("bucket", bucket)
+            .field("prefix", prefix)
             .field("region", region)
             .field("endpoint", endpoint)
             .field("access_key", &credentials.as_ref().map(|(key, _)| key))
@@ -67,6 +70,8 @@ impl fmt::Debug for S3Options {
 pub struct S3Snapshots {
     client: Client,
     bucket: Arc<str>,
+    /// What all names begin with: the prefix and [`ROOT`].
+    root: Arc<str>,
 }
 
 impl S3Snapshots {
@@ -98,11 +103,11 @@ impl S3Snapshots {
         let bucket = options.bucket;
         client.head_bucket().bucket(&bucket).send().await.map_err(|e| unavailable(&format!("bucket {bucket}"), &e))?;
         tracing::info!(bucket, "snapshots are in S3");
-        Ok(Self { client, bucket: bucket.into() })
+        Ok(Self { client, bucket: bucket.into(), root: format!("{}{ROOT}", options.prefix).into() })
     }
 
     async fn put(&self, key: SnapshotKey, content: Bytes) -> Result<(), SnapshotStoreError> {
-        let name = name_of(key);
+        let name = name_of(&self.root, key);
         for meeting in 1..=MEETINGS_MAX {
             let sent = if content.len() > PART_BYTES {
                 self.put_parts(&name, &content).await
@@ -157,7 +162,7 @@ impl S3Snapshots {
     }
 
     async fn get(&self, key: SnapshotKey) -> Result<Bytes, SnapshotStoreError> {
-        let name = name_of(key);
+        let name = name_of(&self.root, key);
         let found = match self.client.get_object().bucket(&*self.bucket).key(&name).send().await {
             Ok(found) => found,
             Err(e) if e.code() == Some("NoSuchKey") => return Err(SnapshotStoreError::Missing { path: key.path() }),
@@ -173,24 +178,24 @@ impl S3Snapshots {
         let mut keys = Vec::new();
         while let Some(page) = pages.next().await {
             let page = page.map_err(|e| unavailable(prefix, &e))?;
-            keys.extend(page.contents().iter().filter_map(|object| key_of(object.key()?)));
+            keys.extend(page.contents().iter().filter_map(|object| key_of(&self.root, object.key()?)));
         }
         Ok(keys)
     }
 
     async fn list(&self, symbol: Symbol) -> Result<Vec<SnapshotKey>, SnapshotStoreError> {
-        let mut keys = self.keys_below(&format!("{ROOT}{}/", folder_name(symbol))).await?;
+        let mut keys = self.keys_below(&format!("{}{}/", self.root, folder_name(symbol))).await?;
         keys.sort_unstable_by(|a, b| b.cmp(a));
         Ok(keys)
     }
 
     async fn symbols(&self) -> Result<Vec<Symbol>, SnapshotStoreError> {
-        let symbols: BTreeSet<Symbol> = self.keys_below(ROOT).await?.into_iter().map(|key| key.symbol).collect();
+        let symbols: BTreeSet<Symbol> = self.keys_below(&self.root).await?.into_iter().map(|key| key.symbol).collect();
         Ok(symbols.into_iter().collect())
     }
 
     async fn delete(&self, key: SnapshotKey) -> Result<(), SnapshotStoreError> {
-        let name = name_of(key);
+        let name = name_of(&self.root, key);
         match self.client.delete_object().bucket(&*self.bucket).key(&name).send().await {
             Err(e) if e.code() != Some("NoSuchKey") => Err(unavailable(&name, &e)),
             _ => Ok(()),
@@ -242,16 +247,16 @@ fn client_that_trusts(pem: &[u8]) -> Result<aws_sdk_s3::config::SharedHttpClient
 }
 
 /// [`SnapshotKey::path`], but with a folder's name that no server takes for a way out of it.
-fn name_of(key: SnapshotKey) -> String {
+fn name_of(root: &str, key: SnapshotKey) -> String {
     let path = key.path();
-    format!("{ROOT}{}/{}", folder_name(key.symbol), path.rsplit('/').next().unwrap_or_default())
+    format!("{root}{}/{}", folder_name(key.symbol), path.rsplit('/').next().unwrap_or_default())
 }
 
-fn key_of(name: &str) -> Option<SnapshotKey> {
-    let (folder, file) = name.strip_prefix(ROOT)?.split_once('/')?;
+fn key_of(root: &str, name: &str) -> Option<SnapshotKey> {
+    let (folder, file) = name.strip_prefix(root)?.split_once('/')?;
     let key = SnapshotKey::from_file_name(symbol_of(folder)?, file)?;
     // A name that says the same in other words is not one of ours.
-    (name_of(key) == name).then_some(key)
+    (name_of(root, key) == name).then_some(key)
 }
 
 impl SnapshotStore for S3Snapshots {

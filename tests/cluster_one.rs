@@ -1,0 +1,143 @@
+//! One process with three nodes on Kafka, Redis and S3: as an operator sets it up, and as traders see it over moves, a
+//! crash and a restart.
+
+mod common {
+    pub mod cluster;
+    pub mod process;
+    pub mod services;
+}
+
+use std::time::{Duration, Instant};
+
+use common::cluster::{Cluster, Traders, all_are_known};
+use common::process::{Served, run};
+use serde_json::{Value, json};
+
+const SYMBOLS: [&str; 3] = ["AAA", "BBB", "CCC"];
+const SOON: Duration = Duration::from_secs(60);
+
+/// Moves a book and waits until it is there.
+async fn moved(server: &Served, admin: &str, symbol: &str, target: &str) -> Value {
+    let body = json!({"symbol": symbol, "target": target});
+    let (status, begun) = server.call("POST", "/admin/migrations", Some(admin), body).await;
+    assert_eq!(status, 202, "{begun}");
+    let began = Instant::now();
+    loop {
+        let record = server.get(&format!("/admin/migrations/{}", begun["id"]), admin).await;
+        if record["status"] != "RUNNING" {
+            assert_eq!(record["status"], "COMPLETED", "{record}");
+            return record;
+        }
+        assert!(began.elapsed() < SOON, "{record}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn node_of(server: &Served, admin: &str, symbol: &str) -> String {
+    let books = server.get("/admin/books", admin).await;
+    let book = books["books"].as_array().unwrap().iter().find(|b| b["symbol"] == symbol).unwrap();
+    book["node"].as_str().unwrap().to_owned()
+}
+
+#[actix_web::test]
+async fn it_trades_moves_books_and_survives_kill_minus_nine() {
+    let cluster = Cluster::start();
+    let mut server = cluster.serve();
+    let admin = server.token("root", &["admin"]).await;
+    let trader = server.token("ann", &["trader"]).await;
+    server.list(&SYMBOLS, &admin).await;
+    let traders = Traders::start(&cluster.url(), &trader, &SYMBOLS, 4);
+    traders.until_more(300, SOON).await;
+
+    for round in 0..4 {
+        for symbol in SYMBOLS {
+            let from = node_of(&server, &admin, symbol).await;
+            let target = (1..=3).map(|n| format!("east-{n}")).find(|n| *n != from).unwrap();
+            let record = moved(&server, &admin, symbol, &target).await;
+            println!("round {round}: {symbol} {from} to {target}, pause {} us", record["pause_us"]);
+            assert_eq!(node_of(&server, &admin, symbol).await, target);
+        }
+        traders.until_more(100, SOON).await;
+        cluster.clean_audit(&[]);
+        let killed = Instant::now();
+        server.kill();
+        server = cluster.serve();
+        let ready = killed.elapsed();
+        let trade = traders.until_all_trade(&SYMBOLS, SOON).await;
+        println!("round {round}: ready {ready:?} after the kill, every symbol trades {trade:?} later");
+    }
+
+    let told = traders.stop().await;
+    println!("{} orders settled: {:?}", told.settled.len(), told.codes);
+    assert!(told.settled.len() > 1_000);
+    all_are_known(&cluster.url(), &trader, &told).await;
+    server.terminate();
+    let report = cluster.clean_audit(&["--complete"]);
+    let of =
+        |field: &str| report["symbols"].as_array().unwrap().iter().map(|s| s[field].as_u64().unwrap()).sum::<u64>();
+    assert!(of("fills") > 300 && of("pending") == 0, "{report}");
+    assert!(report["symbols"].as_array().unwrap().iter().all(|s| s["moves"].as_array().unwrap().len() == 4));
+    assert!(of("snapshots") >= 3, "they are in S3: {report}");
+    assert!(!cluster.folder().join("hotbook-data").exists(), "nothing of it is kept on this machine");
+
+    // As after any stop, and what others see in Redis.
+    let server = cluster.serve();
+    let (status, book) = server.call("GET", "/orderbook/AAA", None, Value::Null).await;
+    assert!(status == 200 && book["seq"].as_u64() > Some(100), "{book}");
+    let routes = server.get("/admin/routes", &admin).await;
+    assert_eq!(routes["routes"].as_array().unwrap().len(), 3, "{routes}");
+    server.terminate();
+}
+
+#[test]
+fn topics_are_made_by_the_operator_and_checked_at_every_start() {
+    let cluster = Cluster::start();
+    let (ok, out, err) = cluster.admin_init_topics();
+    assert!(ok && out.contains("orders: is there and fits"), "{out}{err}");
+    let (ok, _, err) = run(cluster.hotbook(&["admin", "init-topics", "--partitions", "5"]));
+    assert!(!ok && err.contains("orders has 4 partitions, not 5"), "{err}");
+
+    let other = |command: &[&str]| {
+        let mut command = cluster.hotbook(command);
+        command.env("HOTBOOK_KAFKA_TOPIC_PREFIX", "other-");
+        run(command)
+    };
+    let (ok, _, err) = other(&["serve"]);
+    assert!(!ok && err.contains("other-orders does not exist") && err.contains("hotbook admin init-topics"), "{err}");
+    let (ok, out, err) = other(&["admin", "init-topics", "--partitions", "2"]);
+    assert!(ok && out.contains("other-orders: created") && out.contains("other-order_status: created"), "{out}{err}");
+    let (ok, _, err) = other(&["audit"]);
+    assert!(ok, "{err}");
+    let (ok, _, err) = other(&["admin", "init-topics", "--replication", "3", "--min-insync-replicas", "1"]);
+    assert!(!ok, "{err}");
+}
+
+#[test]
+fn settings_are_shown_and_what_is_missing_is_named() {
+    let cluster = Cluster::start();
+    let (ok, out, err) = run(cluster.hotbook(&["check-config"]));
+    assert!(
+        ok && out.contains("kafka_security = \"plaintext\"") && out.contains("s3_bucket = \"hotbook\""),
+        "{out}{err}"
+    );
+    assert!(!out.contains(common::cluster::SECRET), "{out}");
+    for (missing, code) in [
+        ("HOTBOOK_REDIS_HOST", "config_cluster_half_set"),
+        ("HOTBOOK_NODE_ID", "config_node_id_needed"),
+        ("HOTBOOK_CLUSTER_SECRET", "config_cluster_secret_needed"),
+    ] {
+        let key = missing.trim_start_matches("HOTBOOK_").to_lowercase();
+        let text = std::fs::read_to_string(cluster.settings()).unwrap();
+        let less: String =
+            text.lines().filter(|l| !l.starts_with(&format!("{key} "))).map(|l| format!("{l}\n")).collect();
+        let file = cluster.folder().join("less.toml");
+        std::fs::write(&file, less).unwrap();
+        let (ok, _, err) = run(common::process::hotbook(&["serve", "--config", &file.to_string_lossy()], &[]));
+        assert!(!ok && err.contains(code), "{missing}: {err}");
+    }
+    // Who may not write snapshots does not begin to trade.
+    let mut command = cluster.hotbook(&["serve"]);
+    command.env("AWS_SECRET_ACCESS_KEY", "wrong");
+    let (ok, _, err) = run(command);
+    assert!(!ok && err.contains("snapshots in S3") && err.contains("403"), "{err}");
+}
