@@ -147,6 +147,11 @@ impl Fleet {
         self.moves.moving()
     }
 
+    /// Whether books of a dead node are being taken over.
+    pub(super) fn is_recovering(&self) -> bool {
+        self.moves.under_way().iter().any(|plan| plan.cause == Cause::Recovery)
+    }
+
     pub fn all(&self) -> &[RunningNode] {
         &self.nodes
     }

@@ -26,12 +26,15 @@ use crate::wire::{Control, Keyring};
 
 /// How often a shadow's progress is looked at.
 const LOOK: Duration = Duration::from_millis(2);
+/// How often a move is looked at whose fence is on its way: what happens then is told, and a thousand moves are under way
+/// when a node dies.
+const LOOK_BEHIND: Duration = Duration::from_millis(20);
 /// Ended moves that are remembered.
 const REMEMBERED_MAX: usize = 1_000;
 /// Moves under way in one process.
 const RUNNING_MAX: usize = 2_048;
 /// Books of dead nodes that are restored and fenced at once. More would only wait for each other, each looking whether
-/// it is its turn.
+/// it is its turn. One that is followed already waits for nobody.
 const RECOVERIES_MAX: usize = 128;
 /// A snapshot that is being taken already is waited for so often, each time for [`LOOK`].
 const BUSY_LOOKS: u32 = 2_500;
@@ -250,8 +253,9 @@ impl Drive {
         mut results: mpsc::UnboundedReceiver<Event>,
         mut aborted: mpsc::Receiver<()>,
     ) {
-        let _turn = match self.plan.cause {
-            Cause::Recovery => self.moves.recovering.acquire().await.ok(),
+        let restores = !self.moves.parts.peers.follows(&self.plan.to, &self.plan.symbol);
+        let mut turn = match self.plan.cause {
+            Cause::Recovery if restores => self.moves.recovering.acquire().await.ok(),
             _ => None,
         };
         let (mut noted, mut told) = (coordinator.record().clone(), 0);
@@ -267,17 +271,23 @@ impl Drive {
             if coordinator.is_over() {
                 break;
             }
+            if coordinator.is_taken() {
+                // What is left is bookkeeping: the next book need not wait for it.
+                turn = None;
+            }
+            let pause = if coordinator.step() <= Step::TransferSnapshot { LOOK } else { LOOK_BEHIND };
             let event = tokio::select! {
                 biased;
                 result = results.recv() => result,
                 Some(milestone) = milestones.recv() => self.heard(&milestone, &coordinator),
                 Some(()) = aborted.recv() => Some(Event::Abort),
-                () = tokio::time::sleep(LOOK) => Some(self.look(&coordinator)),
+                () = tokio::time::sleep(pause) => Some(self.look(&coordinator)),
             };
             if let Some(event) = event {
                 coordinator.on(event, clock::now(), &mut actions);
             }
         }
+        drop(turn);
         finish(coordinator.record());
     }
 
@@ -306,8 +316,7 @@ impl Drive {
         if step <= Step::TransferSnapshot {
             // A shadow knows from the log who owns the book: that is news if the owner died before it could say so.
             self.status.learn_owner(shadow.owner(), shadow.epoch());
-            let lag = if shadow.is_detached() { u64::MAX } else { shadow.lag() };
-            return Event::ShadowProgress { lag, epoch: shadow.epoch(), orders: shadow.orders() };
+            return progress(&shadow);
         }
         self.taken(coordinator).unwrap_or(Event::Tick)
     }
@@ -353,6 +362,12 @@ impl Drive {
     }
 }
 
+/// How far a shadow is.
+fn progress(shadow: &BookStatus) -> Event {
+    let lag = if shadow.is_detached() { u64::MAX } else { shadow.lag() };
+    Event::ShadowProgress { lag, epoch: shadow.epoch(), orders: shadow.orders() }
+}
+
 impl Moves {
     async fn take_snapshot(&self, plan: &Plan) -> Event {
         let failed = |why: String| Event::SnapshotFailed { why };
@@ -381,8 +396,9 @@ impl Moves {
         }
         match started.await {
             Ok(Ok(status)) => {
+                let event = progress(&status);
                 *shadow.lock() = Some(status);
-                None
+                Some(event)
             }
             Ok(Err(why)) => failed(&why),
             Err(_) => failed("the target is gone"),

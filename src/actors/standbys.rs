@@ -18,6 +18,12 @@ use crate::migration::sharing::{Housed, assign_standbys};
 /// A node that has not begun to follow by then is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
+/// Standbys that are restored at once. When a node dies, thousands may be missing: they would take the time of the books
+/// that have to be taken over and of those that trade.
+const STARTING_MAX: usize = 64;
+/// The same while books of a dead node are taken over.
+const STARTING_MAX_MEANWHILE: usize = 2;
+
 /// A node that was asked to follow a book.
 #[derive(Debug, Clone, Copy)]
 struct Asked {
@@ -47,7 +53,9 @@ impl Standbys {
                 Housed { symbol: b.symbol, partition: b.partition, owner: b.owner(), standby }
             })
             .collect();
-        for (symbol, node) in assign_standbys(&housed, &open) {
+        let starting = asked.iter().filter(|(symbol, asked)| is_starting(fleet, symbol, &asked.node)).count();
+        let most = if fleet.is_recovering() { STARTING_MAX_MEANWHILE } else { STARTING_MAX };
+        for (symbol, node) in assign_standbys(&housed, &open).into_iter().take(most.saturating_sub(starting)) {
             if let Some(before) = asked.insert(symbol, Asked { node, at: Instant::now() }) {
                 forgo(fleet, symbol, &before.node);
             }
@@ -60,6 +68,12 @@ impl Standbys {
             }
         }
     }
+}
+
+/// Whether a node was asked and does not stand by yet, level with the log.
+fn is_starting(fleet: &Fleet, symbol: &Symbol, node: &NodeId) -> bool {
+    let node = fleet.get(node).filter(|n| n.context.is_alive());
+    node.is_some_and(|n| n.context.status(symbol).is_none_or(|status| status.is_detached()))
 }
 
 fn ask(fleet: &Fleet, symbol: Symbol, node: &NodeId) {

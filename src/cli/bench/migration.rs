@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use bytes::Bytes;
 use serde_json::json;
 
-use super::chart::Line;
+use super::chart::{Axis, Line, Scale};
 use super::load::{self, WITHIN};
 use super::progress;
 use crate::actors::exchange::{Exchange, ExchangeConfig};
@@ -171,7 +171,8 @@ fn chart(rows: &[Row]) -> String {
         line("median pause", |r| at(&r.pauses, 50)),
         line("longest copy of the book", |r| at(&r.stalls, 100)),
     ];
-    super::chart::svg("A book that moves under load", "resting orders", "microseconds", &lines)
+    let axis = |name| Axis { name, scale: Scale::Powers };
+    super::chart::svg("A book that moves under load", axis("resting orders"), axis("microseconds"), &lines)
 }
 
 /// Measures and prints.

@@ -15,6 +15,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{StreamExt, TryStreamExt};
 use serde_json::{Value, json};
 
+use super::chart::{Axis, Line, Scale};
 use super::load::{self, WITHIN};
 use super::progress;
 use crate::actors::exchange::{Exchange, ExchangeConfig};
@@ -50,14 +51,18 @@ pub struct RecoveryArgs {
     /// Commands per second over all books while the node dies.
     #[arg(long, default_value_t = 3_000)]
     pub rate: u64,
-    /// Replicas that follow each book on another node: 0, 1, or both in turn (`0,1`).
+    /// Replicas that follow each book on another node: 0, 1, or both in turn (`0,1`), which is also meant without a value.
     #[arg(long, value_delimiter = ',', default_values_t = [0, 1], value_parser = clap::value_parser!(u8).range(0..=1))]
+    #[arg(num_args = 0..=1, default_missing_values = ["0", "1"])]
     pub standby: Vec<u8>,
     /// Where the data folders are made.
     #[arg(long)]
     pub dir: Option<PathBuf>,
     #[arg(long)]
     pub json: Option<PathBuf>,
+    /// Draws how many books trade again after which time, as SVG.
+    #[arg(long)]
+    pub chart: Option<PathBuf>,
 }
 
 struct Row {
@@ -69,13 +74,8 @@ struct Row {
     alone_ms: f64,
     /// CPU time of the whole process meanwhile, clients included.
     cpu_ms: f64,
-    phases: Vec<Phase>,
-}
-
-/// When the books left one step of their moves, from the detection, ascending.
-struct Phase {
-    step: Step,
-    left_ms: Vec<f64>,
+    /// When the books left each step of their moves, from the detection, ascending.
+    left_ms: Vec<Vec<f64>>,
 }
 
 fn at(sorted: &[f64], percent: usize) -> f64 {
@@ -273,22 +273,49 @@ async fn measure(args: &RecoveryArgs, standby: u8) -> anyhow::Result<Row> {
     let moves: Vec<_> = exchange.moves().all().into_iter().filter(|m| m.plan.cause == Cause::Recovery).collect();
     let begun = moves.iter().map(|m| m.plan.detected_at).min();
     let detected = begun.context("the books were recovered by moves")?;
-    let phases = Step::ALL.iter().map(|step| phase(*step, detected, &moves)).collect();
+    let left_ms = Step::ALL.iter().map(|step| left_ms(*step, detected, &moves)).collect();
     let mut trading_ms: Vec<f64> = answered.iter().map(|at| since_ms(detected, *at)).collect();
     trading_ms.sort_by(f64::total_cmp);
     let alone_ms = alone_ms(&exchange, folder.path(), &lost).await?;
     exchange.shutdown().await;
-    Ok(Row { standby, detected_ms: since_ms(died, detected), trading_ms, alone_ms, cpu_ms, phases })
+    Ok(Row { standby, detected_ms: since_ms(died, detected), trading_ms, alone_ms, cpu_ms, left_ms })
 }
 
-fn phase(step: Step, detected: Micros, moves: &[MoveRecord]) -> Phase {
+fn left_ms(step: Step, detected: Micros, moves: &[MoveRecord]) -> Vec<f64> {
     let left = |m: &MoveRecord| {
         let of = m.steps.iter().find(|s| s.name == step)?;
         Some(since_ms(detected, Micros(of.started_at.0 + of.took_us?)))
     };
     let mut left_ms: Vec<f64> = moves.iter().filter_map(left).collect();
     left_ms.sort_by(f64::total_cmp);
-    Phase { step, left_ms }
+    left_ms
+}
+
+/// When the books left each step, all rows beside each other.
+fn print_phases(rows: &[Row]) {
+    println!("\nwhen the books left each step, ms from the detection (first, p50, last)");
+    let cells = |of: &dyn Fn(&Row) -> String| rows.iter().map(of).collect::<Vec<_>>().join("   ");
+    println!("{:>22} {}", "", cells(&|row| format!("{:>29}", format!("standby {}", row.standby))));
+    for (n, step) in Step::ALL.iter().enumerate() {
+        let times = |row: &Row| {
+            let left = &row.left_ms[n];
+            format!("{:>9.1} {:>9.1} {:>9.1}", at(left, 0), at(left, 50), at(left, 100))
+        };
+        println!("{:>22} {}", step.name(), cells(&times));
+    }
+    println!("{:>22} {}", "CPU ms meanwhile", cells(&|row| format!("{:>29.0}", row.cpu_ms)));
+}
+
+fn chart(rows: &[Row]) -> String {
+    let names = ["without a standby", "with a standby"];
+    let line = |row: &Row| {
+        let trading = (1..).zip(&row.trading_ms).map(|(n, ms): (u32, _)| (*ms, f64::from(n)));
+        Line { name: names[usize::from(row.standby.min(1))], points: trading.collect() }
+    };
+    let lines: Vec<_> = rows.iter().map(line).collect();
+    let x = Axis { name: "milliseconds from the detection", scale: Scale::Even };
+    let y = Axis { name: "books that trade again", scale: Scale::Even };
+    super::chart::svg("A node dies with its books", x, y, &lines)
 }
 
 fn json_of(row: &Row) -> Value {
@@ -327,12 +354,9 @@ pub fn run(args: &RecoveryArgs) -> anyhow::Result<()> {
         );
         rows.push(row);
     }
-    for row in &rows {
-        println!("\nstandby {}: the books left each step, ms from the detection (first, p50, last)", row.standby);
-        println!("(CPU time of the whole process meanwhile: {:.0} ms)", row.cpu_ms);
-        for Phase { step, left_ms } in &row.phases {
-            println!("{:>22} {:>9.1} {:>9.1} {:>9.1}", step.name(), at(left_ms, 0), at(left_ms, 50), at(left_ms, 100));
-        }
+    print_phases(&rows);
+    if let Some(file) = &args.chart {
+        std::fs::write(file, chart(&rows))?;
     }
     if let Some(file) = &args.json {
         std::fs::write(file, serde_json::to_vec_pretty(&rows.iter().map(json_of).collect::<Vec<_>>())?)?;
