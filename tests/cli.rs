@@ -156,3 +156,26 @@ async fn the_demo_trades() {
     }
     server.terminate();
 }
+
+/// The whole of `bench moves`, small: it fails by itself if an order is not answered exactly once, the audit is not clean, or
+/// a move does not complete.
+#[test]
+fn the_hottest_book_moves_back_and_forth_under_load_and_every_order_is_answered_once() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (dir, json) = (folder.path().to_string_lossy().into_owned(), folder.path().join("figures.json"));
+    let size = ["--moves", "4", "--symbols", "5", "--resting", "50", "--rate", "300", "--clients", "2"];
+    let files = ["--dir", &dir, "--json", &json.to_string_lossy()];
+    let (ok, out, err) = run(&[["bench", "moves"].as_slice(), &size, &files].concat(), &[]);
+    assert!(ok, "{out}{err}");
+    let figures: Value = serde_json::from_slice(&std::fs::read(&json).expect("figures")).expect("JSON");
+    let (run, orders) = (&figures[0], &figures[0]["orders"]);
+    assert_eq!(
+        (&run["hottest"], &run["moves"], &run["moves_audited"]),
+        (&json!("S000"), &json!(4), &json!(4)),
+        "{run}"
+    );
+    assert!(orders["sent"].as_u64().is_some_and(|sent| sent > 300), "{orders}");
+    assert_eq!(orders["answered_once"], orders["sent"], "{orders}");
+    assert!(orders["filled_once"].as_u64().is_some_and(|filled| filled > 200), "{orders}");
+    assert!(run["pause_p50_us"].is_u64() && out.contains("clean") && !out.contains("NOT CLEAN"), "{out}");
+}

@@ -9,12 +9,12 @@ use awc::http::Method;
 use clap::Subcommand;
 use serde_json::{Value, json};
 
+use super::http::Server;
 use super::parts;
 use crate::clock;
 use crate::config;
 use crate::wire::rpc::RpcKey;
 
-const WITHIN: Duration = Duration::from_secs(30);
 /// How often a move is looked at while it is waited for.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -96,51 +96,11 @@ pub enum Verb {
     },
 }
 
-struct Server<'a> {
-    url: &'a str,
-    token: String,
-}
-
-impl Server<'_> {
-    /// # Errors
-    /// The server's code and message, or why it cannot be reached.
-    async fn call(&self, method: Method, path: &str, body: Option<Value>) -> anyhow::Result<Value> {
-        let url = format!("{}{path}", self.url);
-        let client = awc::Client::builder().timeout(WITHIN).finish();
-        let request = client.request(method, &url).bearer_auth(&self.token);
-        let sent = match body {
-            Some(body) => request.send_json(&body).await,
-            None => request.send().await,
-        };
-        let mut answer = sent.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
-        let said = answer.json::<Value>().limit(64 << 20).await.unwrap_or_default();
-        if answer.status().is_success() {
-            return Ok(said);
-        }
-        let text = |field: &str| said[field].as_str().unwrap_or("?").to_owned();
-        bail!("{}: {} ({})", text("code"), text("message"), answer.status())
+async fn server(args: &AdminArgs) -> anyhow::Result<Server> {
+    match &args.token {
+        Some(token) => Ok(Server::new(&args.url, token.clone())),
+        None => Server::developing(&args.url, "operator", &["admin"]).await.context("no --token was given"),
     }
-
-    async fn until_ended(&self, id: u64) -> anyhow::Result<Value> {
-        loop {
-            let record = self.call(Method::GET, &format!("/admin/migrations/{id}"), None).await?;
-            if record["status"] != "RUNNING" {
-                return Ok(record);
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-}
-
-async fn token(args: &AdminArgs) -> anyhow::Result<String> {
-    if let Some(token) = &args.token {
-        return Ok(token.clone());
-    }
-    let server = Server { url: &args.url, token: String::new() };
-    let body = json!({"user_id": "operator", "roles": ["admin"]});
-    let answer = server.call(Method::POST, "/auth/dev-token", Some(body)).await;
-    let answer = answer.context("no --token was given, and the server gives no development token")?;
-    Ok(answer["token"].as_str().context("the server gives no token")?.to_owned())
 }
 
 /// Whoever reads may have enough (`| head`): no reason to fail.
@@ -201,16 +161,16 @@ fn grpc_token(config: Option<&Path>) -> anyhow::Result<String> {
 }
 
 async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
-    let server = Server { url: &args.url, token: token(args).await? };
-    let post = async |path: String, body: Value| server.call(Method::POST, &path, Some(body)).await;
+    let server = server(args).await?;
+    let post = async |path: String, body: Value| server.post(&path, body).await;
     match &args.verb {
         Verb::GrpcToken { .. } | Verb::InitTopics { .. } => bail!("this is done here, not asked for"),
-        Verb::Nodes => server.call(Method::GET, "/admin/nodes", None).await,
-        Verb::Books => server.call(Method::GET, "/admin/books", None).await,
-        Verb::Routes => server.call(Method::GET, "/admin/routes", None).await,
-        Verb::Migrations { id: None } => server.call(Method::GET, "/admin/migrations", None).await,
-        Verb::Migrations { id: Some(id) } => server.call(Method::GET, &format!("/admin/migrations/{id}"), None).await,
-        Verb::Decisions { limit } => server.call(Method::GET, &format!("/admin/decisions?limit={limit}"), None).await,
+        Verb::Nodes => server.get("/admin/nodes").await,
+        Verb::Books => server.get("/admin/books").await,
+        Verb::Routes => server.get("/admin/routes").await,
+        Verb::Migrations { id: None } => server.get("/admin/migrations").await,
+        Verb::Migrations { id: Some(id) } => server.get(&format!("/admin/migrations/{id}")).await,
+        Verb::Decisions { limit } => server.get(&format!("/admin/decisions?limit={limit}")).await,
         Verb::Abort { id } => server.call(Method::DELETE, &format!("/admin/migrations/{id}"), None).await,
         Verb::Drain { node } => post(format!("/admin/nodes/{node}/drain"), json!({})).await,
         Verb::Halt { symbol } => post(format!("/admin/books/{symbol}/halt"), json!({})).await,
@@ -223,7 +183,7 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
         Verb::Migrate { symbol, target, no_wait } => {
             let begun = post("/admin/migrations".into(), json!({"symbol": symbol, "target": target})).await?;
             match begun["id"].as_u64() {
-                Some(id) if !no_wait => server.until_ended(id).await,
+                Some(id) if !no_wait => server.until_ended(id, LOOK).await,
                 _ => Ok(begun),
             }
         }

@@ -6,6 +6,7 @@ pub mod bench;
 mod demo;
 pub mod flow;
 pub mod flow_file;
+mod http;
 mod inspect;
 mod parts;
 pub mod replay;

@@ -3,13 +3,16 @@
 pub mod actor;
 pub mod baseline;
 mod chart;
+mod child;
 pub mod engine;
 mod load;
 pub mod migration;
+pub mod moves;
 pub mod order_entry;
 pub mod recovery;
 pub mod scale;
 pub mod snapshot;
+mod ws_load;
 
 use clap::Subcommand;
 
@@ -31,6 +34,9 @@ pub enum BenchAction {
     OrderEntry(order_entry::OrderEntryArgs),
     /// Pause of a move under load, over book sizes, beside one durable append.
     Migration(migration::MigrationArgs),
+    /// `serve --nodes 3` under load over WebSocket while its hottest book moves back and forth: every order answered
+    /// once, clean audit, the pauses beside one durable append.
+    Moves(moves::MovesArgs),
     /// A node dies with its books: how long until each trades again, beside reading the same snapshots and log alone.
     Recovery(recovery::RecoveryArgs),
     /// How long a book stands still for its snapshot, and how large that is, beside a bare copy and JSON.
@@ -52,6 +58,7 @@ pub fn run(action: BenchAction) -> anyhow::Result<()> {
         BenchAction::Actor(args) => actor::run(args),
         BenchAction::OrderEntry(args) => order_entry::run(args),
         BenchAction::Migration(args) => migration::run(&args),
+        BenchAction::Moves(args) => moves::run(&args),
         BenchAction::Recovery(args) => recovery::run(&args),
         BenchAction::Snapshot(args) => snapshot::run(&args),
         BenchAction::Scale(args) => scale::run(args),

@@ -7,7 +7,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
@@ -15,12 +14,12 @@ use futures_util::{SinkExt, StreamExt};
 use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use super::child::{ServerProcess, Socket, connect};
 use super::progress;
+use crate::cli::http::Server;
 
 const SYMBOL: &str = "BENCH";
-const START_WITHIN: Duration = Duration::from_secs(20);
 /// Answers that come later than this after the last order count as lost.
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// Share of the run that only warms up.
@@ -47,68 +46,13 @@ pub struct OrderEntryArgs {
     pub json: Option<PathBuf>,
 }
 
-/// A child process that ends with its owner.
-struct Running {
-    process: Child,
-    port: u16,
-}
-
-impl Running {
-    fn start(args: &[&str], data: &Path, port_flag: bool) -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut command = Command::new(std::env::current_exe()?);
-        command.args(args).arg("--data").arg(data).stdout(Stdio::null()).stderr(Stdio::inherit());
-        if port_flag {
-            command.args(["--port", &port.to_string()]);
-        }
-        command.env("HOTBOOK_HTTP_PORT", port.to_string()).env("LOG_LEVEL", "warn");
-        Ok(Self { process: command.spawn()?, port })
-    }
-
-    fn url(&self, scheme: &str) -> String {
-        format!("{scheme}://127.0.0.1:{}", self.port)
-    }
-
-    async fn listening(&self) -> anyhow::Result<()> {
-        let started = Instant::now();
-        while tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.is_err() {
-            if started.elapsed() > START_WITHIN {
-                bail!("server does not listen after {START_WITHIN:?}");
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        _ = self.process.kill();
-        _ = self.process.wait();
-    }
-}
-
-type Socket = tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<tokio::net::TcpStream>>;
-
-async fn connect(url: &str, token: Option<&str>) -> anyhow::Result<Socket> {
-    let mut request = format!("{url}/ws").into_client_request()?;
-    if let Some(token) = token {
-        request.headers_mut().insert("Authorization", format!("Bearer {token}").parse()?);
-    }
-    let (socket, _) = tokio_tungstenite::connect_async(request).await?;
-    if let tokio_tungstenite::MaybeTlsStream::Plain(tcp) = socket.get_ref() {
-        tcp.set_nodelay(true)?;
-    }
-    Ok(socket)
-}
-
 /// Which order a message answers, and whether it is its ACK (0) or FILL (1).
 type Classify = fn(&Value) -> Option<(u64, usize)>;
 
 /// The exchange or a baseline, and what was measured of it.
 struct Subject {
     /// Runs as long as this is kept.
-    _server: Running,
+    _server: ServerProcess,
     /// Taken while a turn runs.
     socket: Option<Socket>,
     classify: Classify,
@@ -122,25 +66,23 @@ struct Subject {
 
 impl Subject {
     async fn baseline(data: &Path, appends: u32) -> anyhow::Result<Self> {
-        let server = Running::start(&["bench", "baseline-server", "--appends", &appends.to_string()], data, true)?;
+        let args = ["bench", "baseline-server", "--appends", &appends.to_string()];
+        let mut server = ServerProcess::start(&args, data, true, &[])?;
         server.listening().await?;
         let socket = connect(&server.url("ws"), None).await?;
         Self::new(server, socket, classify_echo, [2, 0])
     }
 
     async fn exchange(data: &Path) -> anyhow::Result<Self> {
-        let server = Running::start(&["serve"], data, false)?;
+        let mut server = ServerProcess::start(&["serve"], data, false, &[])?;
         server.listening().await?;
-        let url = server.url("http");
-        let login = format!("{url}/auth/dev-token");
-        let dev = post(&login, None, &json!({"user_id": "bench", "roles": ["trader", "admin"]})).await?;
-        let token = dev["token"].as_str().context("no token")?;
-        post(&format!("{url}/admin/instruments"), Some(token), &json!({"symbol": SYMBOL})).await?;
-        let socket = connect(&server.url("ws"), Some(token)).await?;
+        let dev = Server::developing(&server.url("http"), "bench", &["trader", "admin"]).await?;
+        dev.post("/admin/instruments", json!({"symbol": SYMBOL})).await?;
+        let socket = connect(&server.url("ws"), Some(dev.token())).await?;
         Self::new(server, socket, classify_exchange, [2, 1])
     }
 
-    fn new(server: Running, socket: Socket, classify: Classify, answers: [u64; 2]) -> anyhow::Result<Self> {
+    fn new(server: ServerProcess, socket: Socket, classify: Classify, answers: [u64; 2]) -> anyhow::Result<Self> {
         let took = [Histogram::new(3)?, Histogram::new(3)?];
         Ok(Self { _server: server, socket: Some(socket), classify, answers, took, turns: Vec::new() })
     }
@@ -229,19 +171,6 @@ fn classify_exchange(message: &Value) -> Option<(u64, usize)> {
 
 fn classify_echo(message: &Value) -> Option<(u64, usize)> {
     Some((message["request_id"].as_str()?.parse().ok()?, 0))
-}
-
-async fn post(url: &str, token: Option<&str>, body: &Value) -> anyhow::Result<Value> {
-    let mut request = awc::Client::default().post(url);
-    if let Some(token) = token {
-        request = request.bearer_auth(token);
-    }
-    let mut answer = request.send_json(body).await.map_err(|e| anyhow::anyhow!("{url}: {e}"))?;
-    let value: Value = answer.json().await?;
-    if !answer.status().is_success() {
-        bail!("{url}: {value}");
-    }
-    Ok(value)
 }
 
 fn us(h: &Histogram<u64>, quantile: f64) -> f64 {
