@@ -302,6 +302,22 @@ impl S3 {
     }
 }
 
+/// The driver of Chromium; browsers that it has started end with it.
+pub struct Driver {
+    pub server: Server,
+    pub port: u16,
+}
+
+impl Driver {
+    pub fn start() -> Self {
+        let port = free_port();
+        let ready = log_says("was started successfully");
+        let mut server = Server::launch("browser", vec![format!("--port={port}")], ready);
+        server.until_ready();
+        Self { server, port }
+    }
+}
+
 /// A certificate of `127.0.0.1` and `localhost` and who signed it, as PEM files.
 pub struct Certificates {
     folder: tempfile::TempDir,

@@ -28,10 +28,10 @@ function fromForm(symbol) {
   return order;
 }
 
-/** The order's result in one line. */
-function told(order) {
+/** The order's result in one line; `price`: a price as its symbol has it. */
+function told(order, price) {
   const fills = order.fills ?? [];
-  const at = fills.map(f => `${count(f.quantity)} at ${f.price}`).join(', ');
+  const at = fills.map(f => `${count(f.quantity)} at ${price(order.symbol, f.price)}`).join(', ');
   const rest =
     order.remaining_qty > 0 && !['CANCELED', 'REJECTED'].includes(order.status)
       ? `, ${count(order.remaining_qty)} open`
@@ -82,7 +82,7 @@ export class Orders {
       const said = await this.session.call('POST', '/orders', { ...order, order_id: id });
       this.unknown = null;
       result.className = said.status === 'REJECTED' || said.reason ? 'bad' : 'good';
-      say(result, told(said));
+      say(result, told(said, this.price));
     } catch (e) {
       const isUnknown = e.status === 0 || e.status === 504;
       this.unknown = isUnknown ? { id, text } : null;
@@ -204,7 +204,7 @@ export class Orders {
   heard(type, data) {
     const line = {
       FILL: () =>
-        `${data.side} ${data.symbol}: ${count(data.filled_qty)} filled at ${data.filled_price}, ` +
+        `${data.side} ${data.symbol}: ${count(data.filled_qty)} filled at ${this.price(data.symbol, data.filled_price)}, ` +
         `${count(data.remaining_qty)} open`,
       ORDER_STATUS: () => `${data.symbol} ${data.order_id}: ${data.status}${data.reason ? ` (${data.reason})` : ''}`,
       STATUS: () => `${data.symbol}: ${count(data.count)} orders canceled`,
