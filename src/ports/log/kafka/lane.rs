@@ -6,12 +6,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rdkafka::TopicPartitionList;
+use rdkafka::config::ClientConfig;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 
 use super::context::Context;
-use super::options::KafkaOptions;
 
 /// How long a broker may take to say where a partition begins and ends, or a reader to go elsewhere.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
@@ -29,23 +29,23 @@ impl Lane {
     /// # Errors
     /// When the client library refuses the settings.
     pub fn open(
-        kafka: &KafkaOptions,
-        number: usize,
-        fetch_wait_ms: u32,
+        config: &ClientConfig,
+        name: &str,
         is_closed: Arc<AtomicBool>,
         tend: impl Fn() + Send + 'static,
     ) -> KafkaResult<Self> {
-        let context = Context { name: format!("reader {number}") };
-        let consumer: BaseConsumer<Context> = kafka.reader(fetch_wait_ms).create_with_context(context)?;
+        let context = Context { name: name.to_owned() };
+        let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
         let consumer = Arc::new(consumer);
         let of_thread = Arc::clone(&consumer);
+        let name = name.to_owned();
         std::thread::Builder::new()
-            .name(format!("kafka-reader-{number}"))
+            .name("kafka-reader".to_owned())
             .spawn(move || {
                 while !is_closed.load(Ordering::Acquire) {
                     // Partitions have queues of their own: what comes here concerns the whole client.
                     if let Some(Err(error)) = of_thread.poll(LOOK) {
-                        tracing::debug!(lane = number, %error, "reader of the log");
+                        tracing::debug!(lane = name, %error, "reader of the log");
                     }
                     tend();
                 }
@@ -67,12 +67,21 @@ impl Lane {
             return Err(KafkaError::Subscription(format!("no queue for {topic}/{partition}")));
         };
         self.consumer.incremental_assign(&list(topic, partition, Some(offset))?)?;
+        self.wake(topic, partition);
         Ok(queue)
+    }
+
+    /// The library's thread that speaks to a broker looks what it is to fetch when it has something else to do, or once
+    /// a second. A lane that fetched nothing before would so begin half a second late: any question wakes it.
+    fn wake(&self, topic: &str, partition: u32) {
+        _ = self.watermarks(topic, partition);
     }
 
     /// Goes on elsewhere in a partition that is being read; what was fetched before is never seen again. Blocks shortly.
     pub fn seek(&self, topic: &str, partition: u32, offset: u64) -> KafkaResult<()> {
-        self.consumer.seek(topic, partition as i32, rdkafka::Offset::Offset(offset as i64), ANSWER_WITHIN)
+        self.consumer.seek(topic, partition as i32, rdkafka::Offset::Offset(offset as i64), ANSWER_WITHIN)?;
+        self.wake(topic, partition);
+        Ok(())
     }
 
     /// Stops reading a partition.

@@ -63,8 +63,9 @@ impl KafkaLog {
         let places = Arc::new(Places::new(names, partitions));
         let is_closed = Arc::new(AtomicBool::new(false));
         let readers = Readers::new(kafka.clone(), Arc::clone(&places), Arc::clone(&is_closed));
+        let probe = Arc::new(Probe::new(kafka.clone(), Arc::clone(&is_closed)));
         tracing::info!(brokers = kafka.brokers, partitions, "log is Kafka");
-        Ok(Self { kafka, places, readers, probe: Arc::default(), admin, sessions: Mutex::default(), is_closed })
+        Ok(Self { kafka, places, readers, probe, admin, sessions: Mutex::default(), is_closed })
     }
 
     fn is_open(&self) -> Result<(), LogError> {
@@ -84,9 +85,9 @@ impl KafkaLog {
         if low == high || self.places.at(index).seen() >= high {
             return Ok(Offset(high));
         }
-        let (probe, kafka, places) = (Arc::clone(&self.probe), self.kafka.clone(), Arc::clone(&self.places));
+        let (probe, places) = (Arc::clone(&self.probe), Arc::clone(&self.places));
         let end = blocking(move || {
-            let end = probe.end(&kafka, places.name(of.topic), of.partition, low, high).map_err(unavailable)?;
+            let end = probe.end(places.name(of.topic), of.partition, low, high).map_err(unavailable)?;
             if end > low {
                 places.at(index).met(end);
             }

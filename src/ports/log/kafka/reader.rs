@@ -242,7 +242,8 @@ impl Readers {
             }
         };
         let is_closed = Arc::clone(&self.is_closed);
-        let lane = Lane::open(&self.kafka, number, FETCH_WAIT_MS[number], is_closed, tend).map_err(unavailable)?;
+        let config = self.kafka.reader(FETCH_WAIT_MS[number]);
+        let lane = Lane::open(&config, &format!("reader {number}"), is_closed, tend).map_err(unavailable)?;
         Ok(Arc::clone(lanes[number].insert(Arc::new(lane))))
     }
 
