@@ -5,6 +5,8 @@ pub mod baseline;
 mod chart;
 mod child;
 pub mod engine;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod load;
 pub mod migration;
 pub mod moves;
@@ -41,6 +43,9 @@ pub enum BenchAction {
     Recovery(recovery::RecoveryArgs),
     /// How long a book stands still for its snapshot, and how large that is, beside a bare copy and JSON.
     Snapshot(snapshot::SnapshotArgs),
+    /// Round trip and throughput of an exchange on Kafka, beside a bare loop on the same brokers.
+    #[cfg(feature = "kafka")]
+    Kafka(kafka::KafkaArgs),
     /// Many symbols on one node: memory per idle book, time to start.
     Scale(scale::ScaleArgs),
     /// The baseline server that `order-entry` starts.
@@ -61,6 +66,8 @@ pub fn run(action: BenchAction) -> anyhow::Result<()> {
         BenchAction::Moves(args) => moves::run(&args),
         BenchAction::Recovery(args) => recovery::run(&args),
         BenchAction::Snapshot(args) => snapshot::run(&args),
+        #[cfg(feature = "kafka")]
+        BenchAction::Kafka(args) => kafka::run(&args),
         BenchAction::Scale(args) => scale::run(args),
         BenchAction::BaselineServer(args) => baseline::run(args),
     }
