@@ -3,7 +3,8 @@ CARGO ?= cargo
 
 # The adapters that have tests against the real servers, and those tests.
 ADAPTERS = kafka,redis,s3,services-tests
-ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services --test cluster_one
+ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services \
+	--test cluster_one --test cluster_faults --test cluster_clients
 
 .PHONY: run test test-adapters test-pages check bench sim
 
@@ -17,7 +18,7 @@ test:           ## every test
 	$(MAKE) test-adapters test-pages
 
 test-adapters:  ## the adapters against real servers, which are fetched and started here (README.md)
-	scripts/services install kafka redis s3
+	scripts/services install kafka redis s3 python
 	$(CARGO) clippy --all-targets --locked --features $(ADAPTERS) -- -D warnings
 	$(CARGO) test --locked --features $(ADAPTERS) $(ADAPTER_TESTS)
 

@@ -1,8 +1,8 @@
 //! What this process knows of its books, in counters that anyone may read without asking a book actor.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -91,6 +91,8 @@ pub struct BookStatus {
     busy_ppm: AtomicU64,
     waiting_us: AtomicU64,
     takeover: Mutex<Option<Takeover>>,
+    /// Decimals of its prices, once known.
+    price_scale: OnceLock<u8>,
 }
 
 /// How a replica came to publish: what a move's record tells of it.
@@ -146,6 +148,7 @@ impl BookStatus {
             busy_ppm: zero(),
             waiting_us: zero(),
             takeover: Mutex::default(),
+            price_scale: OnceLock::new(),
         }
     }
 
@@ -327,6 +330,16 @@ impl BookStatus {
     /// A new actor begins for this book.
     pub(super) fn begin(&self) {
         self.caught_up.store(false, Ordering::Release);
+    }
+
+    /// Decimals of its prices; `None` before its LIST was met.
+    pub(super) fn price_scale(&self) -> Option<u8> {
+        self.price_scale.get().copied()
+    }
+
+    /// The first stands: no record changes it.
+    pub(super) fn set_price_scale(&self, decimals: u8) {
+        self.price_scale.get_or_init(|| decimals);
     }
 
     pub(super) fn set_detached(&self, detached: bool) {

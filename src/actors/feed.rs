@@ -202,7 +202,9 @@ impl FeedActor {
 
     /// A symbol that has no book here: born now, another node's, or not known at all.
     fn sort_unlinked(&mut self, record: &Record, symbol: Symbol, ctx: &mut Context<Self>) {
-        if self.foreign.contains(&symbol) || self.node.is_foreign(&symbol) {
+        // In another symbol's partition it is nobody's, wherever its book is.
+        let is_here = partition_of(symbol.as_bytes(), self.node.log.partitions()) == self.from.partition;
+        if is_here && (self.foreign.contains(&symbol) || self.node.is_foreign(&symbol)) {
             return;
         }
         match self.decode(record, &symbol) {
@@ -232,6 +234,9 @@ impl FeedActor {
         let known_durable = self.known_durable.get(&symbol).copied().unwrap_or_default();
         let events_from = self.node.catalogue.get(&symbol).map_or(Offset(0), |e| e.events_from);
         let status = self.node.directory.enter(symbol, partition, self.node.id);
+        if let Command::List { listing, .. } = &list.command {
+            status.set_price_scale(listing.instrument.price_scale);
+        }
         let level_at = if self.level_at == Offset(u64::MAX) { list.offset.next() } else { self.level_at };
         let start = Start::new(StartFrom::List { events_from }, known_durable);
         let book = self.node.start_book(&status, start, level_at);
@@ -243,13 +248,27 @@ impl FeedActor {
 
     fn decode(&self, record: &Record, key: &Symbol) -> Result<Input<Command>, BadRecord> {
         let partition = self.from.partition;
-        let (symbol, command) = wire::decode(&record.value, partition, &self.node.keyring)?;
+        let status = || self.links.get(key).map(|link| &link.status);
+        // Only JSON has to be told, and only a LIST tells.
+        let scale = if wire::json::is_json(&record.value) { status().and_then(|s| s.price_scale()) } else { None };
+        let decoded = wire::decode_for(&record.value, partition, &self.node.keyring, scale);
+        let symbol = match &decoded {
+            Ok((symbol, _)) | Err(BadRecord::UnknownSymbol { symbol }) => *symbol,
+            Err(bad) => return Err(bad.clone()),
+        };
         if symbol != *key {
             return Err(BadRecord::KeyMismatch { key: key.to_string(), body: symbol });
         }
         let right = partition_of(symbol.as_bytes(), self.node.log.partitions());
         if right != partition {
             return Err(BadRecord::WrongPartition { symbol, right });
+        }
+        let (_, command) = decoded?;
+        if let (Command::List { listing, authority }, Some(status)) = (&command, status())
+            && record.at <= authority.valid_until
+            && listing.instrument.check().is_ok()
+        {
+            status.set_price_scale(listing.instrument.price_scale);
         }
         let origin = Origin::from_bytes(&record.header);
         Ok(Input { offset: record.offset, at: record.at, origin, command })

@@ -181,6 +181,9 @@ impl NodeContext {
         let (thread, pump) = &self.threads[self.next_thread.fetch_add(1, Ordering::Relaxed) % self.threads.len()];
         let (node, status, pump) = (Arc::clone(self), Arc::clone(status), pump.clone());
         let (symbol, kept) = (status.symbol, Arc::clone(&status));
+        if let StartFrom::Snapshot(snapshot) = &start.from {
+            status.set_price_scale(snapshot.machine.instrument().price_scale);
+        }
         let book = BookActor::start_in_arbiter(thread, move |_| BookActor::new(node, status, pump, start, level_at));
         self.books.write().insert(symbol, (book.clone(), kept));
         book

@@ -221,6 +221,7 @@ async fn replay(
         return Err(ShadowError::NotOfTheLog);
     }
     let mut replica = from.map(|snapshot| Replica::restore(node.id, snapshot));
+    let mut scale = replica.as_ref().map(|r| r.machine().instrument().price_scale);
     // Nothing is done with what a replayed replica wants: it publishes nothing.
     let mut effects = Vec::new();
     while next < until {
@@ -228,9 +229,14 @@ async fn replay(
         let through = records.last().map_or(until, |r| r.offset.next()).min(until);
         let mut inputs = Vec::new();
         for record in records.iter().filter(|r| r.offset < until && r.key == entry.symbol.as_bytes()) {
-            if let Ok((symbol, command)) = wire::decode(&record.value, entry.partition, &node.keyring)
+            if let Ok((symbol, command)) = wire::decode_for(&record.value, entry.partition, &node.keyring, scale)
                 && symbol == entry.symbol
             {
+                if let Command::List { listing, authority } = &command
+                    && record.at <= authority.valid_until
+                {
+                    scale.get_or_insert(listing.instrument.price_scale);
+                }
                 let origin = Origin::from_bytes(&record.header);
                 inputs.push(Input { offset: record.offset, at: record.at, origin, command });
             }

@@ -4,6 +4,7 @@ pub mod client;
 pub mod control;
 pub mod derived;
 pub mod events;
+pub mod json;
 pub mod orders;
 pub mod rpc;
 
@@ -13,7 +14,7 @@ pub use control::{Control, Keyring};
 /// Why a record of the `orders` log cannot be used. Such a record becomes a dead letter and stops nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadRecord {
-    #[error("record is not MessagePack of a known shape: {what}")]
+    #[error("record is not of a known shape: {what}")]
     Malformed { what: String },
     #[error("action {action:?} is not known")]
     UnknownAction { action: String },
@@ -50,11 +51,28 @@ impl BadRecord {
     }
 }
 
-/// Reads one record of the `orders` log as found in `partition`.
+/// Reads one record of the `orders` log as found in `partition`; JSON with decimals is not understood.
 ///
 /// # Errors
 /// [`BadRecord`].
 pub fn decode(value: &[u8], partition: u32, keyring: &Keyring) -> Result<(Symbol, Command), BadRecord> {
+    decode_for(value, partition, keyring, None)
+}
+
+/// Reads one record of the `orders` log as found in `partition`. `price_scale`: decimals of the prices of the symbol, once
+/// its LIST has been met; the same for every reader, since it never changes.
+///
+/// # Errors
+/// [`BadRecord`].
+pub fn decode_for(
+    value: &[u8],
+    partition: u32,
+    keyring: &Keyring,
+    price_scale: Option<u8>,
+) -> Result<(Symbol, Command), BadRecord> {
+    if json::is_json(value) {
+        return json::decode(value, price_scale);
+    }
     let wire: orders::Wire<'_> =
         rmp_serde::from_slice(value).map_err(|e| BadRecord::Malformed { what: e.to_string() })?;
     if wire.mac.is_some() { control::decode(&wire, partition, keyring) } else { orders::decode(&wire) }
@@ -192,7 +210,7 @@ mod tests {
     #[test]
     fn rubbish_is_refused() {
         let ring = Keyring::from_secret(b"s");
-        for rubbish in [&b""[..], b"\xc1", b"{\"action\":\"ADD\"}", &[0x93, 1, 2, 3]] {
+        for rubbish in [&b""[..], b"\xc1", b"{\"action\":\"ADD\"}", b"[1]", &[0x93, 1, 2, 3]] {
             assert!(matches!(decode(rubbish, 0, &ring), Err(BadRecord::Malformed { .. })));
         }
         let bytes = rmp_serde::to_vec_named(&orders::Wire { action: "HALT", symbol: "TSLA", ..Default::default() });

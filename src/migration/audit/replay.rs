@@ -118,7 +118,8 @@ impl Replay {
 
     /// Applies one record of the symbol's key; what must be said goes to `expected`.
     pub fn apply(&mut self, record: &Record, expected: &mut VecDeque<Expected>) -> Applied {
-        let command = match wire::decode(&record.value, self.partition, &self.keyring) {
+        let scale = self.book.as_ref().map(NaiveBook::price_scale);
+        let command = match wire::decode_for(&record.value, self.partition, &self.keyring, scale) {
             Ok((symbol, command)) if symbol == self.symbol => command,
             _ => return Applied::Refused,
         };

@@ -78,6 +78,11 @@ impl NaiveBook {
         }
     }
 
+    /// Decimals of its prices.
+    pub fn price_scale(&self) -> u8 {
+        self.instrument.price_scale
+    }
+
     /// The book that has this state.
     pub fn from_state(state: &NaiveState) -> Self {
         let mut book = Self {

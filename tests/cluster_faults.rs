@@ -1,0 +1,188 @@
+//! What an exchange on Kafka, Redis and S3 does while one of them is away, and when it comes back.
+
+mod common {
+    pub mod cluster;
+    pub mod process;
+    pub mod services;
+}
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::cluster::{Cluster, Traders, all_are_known};
+use common::process::Served;
+use serde_json::{Value, json};
+
+const SYMBOLS: [&str; 3] = ["AAA", "BBB", "CCC"];
+const SOON: Duration = Duration::from_secs(60);
+
+/// A server that trades, its administrator's token and its traders.
+async fn trading(cluster: &Cluster) -> (Served, String, String, Traders) {
+    let server = cluster.serve();
+    let admin = server.token("root", &["admin"]).await;
+    let trader = server.token("ann", &["trader"]).await;
+    server.list(&SYMBOLS, &admin).await;
+    let traders = Traders::start(&cluster.url(), &trader, &SYMBOLS, 4);
+    traders.until_more(200, SOON).await;
+    (server, admin, trader, traders)
+}
+
+/// All that traders sent is there once, and the auditor finds nothing.
+async fn judged(cluster: &Cluster, server: Served, trader: &str, traders: Traders) -> Value {
+    let told = traders.stop().await;
+    println!("{} orders settled: {:?}", told.settled.len(), told.codes);
+    all_are_known(&cluster.url(), trader, &told).await;
+    server.terminate();
+    cluster.clean_audit(&["--complete"])
+}
+
+async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
+    let began = Instant::now();
+    while !condition().await {
+        assert!(began.elapsed() < SOON, "not within {SOON:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    began.elapsed()
+}
+
+async fn book(server: &Served, admin: &str, symbol: &str) -> Value {
+    let books = server.get("/admin/books", admin).await;
+    books["books"].as_array().unwrap().iter().find(|b| b["symbol"] == symbol).unwrap().clone()
+}
+
+/// Moves a book to the next node; gives the move's record once it has ended.
+async fn moved(server: &Served, admin: &str, symbol: &str) -> Value {
+    let from = book(server, admin, symbol).await["node"].clone();
+    let target = (1..=3).map(|n| json!(format!("east-{n}"))).find(|n| *n != from).unwrap();
+    let body = json!({"symbol": symbol, "target": target});
+    let (status, begun) = server.call("POST", "/admin/migrations", Some(admin), body).await;
+    assert_eq!(status, 202, "{begun}");
+    let mut record = Value::Null;
+    until("the move ends", async || {
+        record = server.get(&format!("/admin/migrations/{}", begun["id"]), admin).await;
+        record["status"] != "RUNNING"
+    })
+    .await;
+    record
+}
+
+async fn metric(server: &Served, name: &str) -> f64 {
+    let client = awc::Client::default();
+    let body = client.get(format!("{}/metrics", server.url)).send().await.unwrap().body().limit(4 << 20).await.unwrap();
+    let text = String::from_utf8_lossy(&body).into_owned();
+    let values = text.lines().filter(|l| l.starts_with(name)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
+    values.sum()
+}
+
+/// Offsets of the snapshots that lie in the bucket.
+fn snapshots(folder: &Path) -> Vec<String> {
+    let mut names = Vec::new();
+    for symbol in std::fs::read_dir(folder.join("snapshots")).into_iter().flatten().flatten() {
+        let files = std::fs::read_dir(symbol.path()).into_iter().flatten().flatten();
+        names.extend(files.map(|f| format!("{:?}/{:?}", symbol.file_name(), f.file_name())));
+    }
+    names.sort();
+    names
+}
+
+#[actix_web::test]
+async fn a_broker_that_is_away_costs_refusals_and_no_order() {
+    let mut cluster = Cluster::start();
+    let (server, _, trader, traders) = trading(&cluster).await;
+    for round in 0..2 {
+        let refused = traders.count_of("log_unavailable");
+        if round == 0 {
+            cluster.kafka.brokers[0].kill()
+        } else {
+            cluster.kafka.brokers[0].stop()
+        }
+        let known = until("orders are refused", async || traders.count_of("log_unavailable") > refused + 10).await;
+        let (status, ready) = server.call("GET", "/health/live", None, Value::Null).await;
+        assert_eq!(status, 200, "{ready}");
+        cluster.kafka.brokers[0].start();
+        let back = traders.until_all_trade(&SYMBOLS, SOON).await;
+        println!("round {round}: refused {known:?} after the broker went, all trade {back:?} after it came");
+        traders.until_more(200, SOON).await;
+    }
+    assert_eq!(metric(&server, "hotbook_invariant_violations_total").await, 0.0);
+    judged(&cluster, server, &trader, traders).await;
+}
+
+#[actix_web::test]
+async fn a_broker_that_hangs_costs_no_order_either() {
+    let cluster = Cluster::start();
+    let (server, _, trader, traders) = trading(&cluster).await;
+    cluster.kafka.brokers[0].freeze();
+    until("orders are refused", async || traders.count_of("log_unavailable") > 10).await;
+    cluster.kafka.brokers[0].thaw();
+    let back = traders.until_all_trade(&SYMBOLS, SOON).await;
+    println!("all trade {back:?} after the broker went on");
+    judged(&cluster, server, &trader, traders).await;
+}
+
+#[actix_web::test]
+async fn trading_goes_on_without_redis_and_an_emptied_one_is_told_all_again() {
+    let mut cluster = Cluster::start();
+    let (server, admin, trader, traders) = trading(&cluster).await;
+    cluster.redis.server.kill();
+    let began = Instant::now();
+    traders.until_more(300, SOON).await;
+    let took = began.elapsed();
+    assert!(traders.count_of("log_unavailable") == 0, "nobody is refused for want of Redis");
+    println!("300 orders without Redis in {took:?}");
+    // No leader is known, so nothing moves by itself and nobody is taken for dead; an operator's word still counts.
+    let epochs =
+        |books: Value| books["books"].as_array().unwrap().iter().map(|b| b["epoch"].clone()).collect::<Vec<_>>();
+    assert_eq!(epochs(server.get("/admin/books", &admin).await), vec![json!(0); 3]);
+    let record = moved(&server, &admin, "AAA").await;
+    assert_eq!(record["status"], "COMPLETED", "{record}");
+    traders.until_more(100, SOON).await;
+
+    cluster.redis.lose_data();
+    cluster.redis.server.start();
+    let target = book(&server, &admin, "AAA").await["node"].clone();
+    let told = until("the table is told all again", async || {
+        let (_, answer) = server.call("GET", "/admin/routes", Some(&admin), Value::Null).await;
+        let rows = answer["routes"].as_array().cloned().unwrap_or_default();
+        rows.len() == 3
+            && rows.iter().any(|r| r["symbol"] == "AAA" && r["target_instance"] == target && r["epoch"] == 1)
+    })
+    .await;
+    println!("the emptied table is true again after {told:?}");
+    let again = moved(&server, &admin, "BBB").await;
+    assert_eq!(again["status"], "COMPLETED", "{again}");
+    let report = judged(&cluster, server, &trader, traders).await;
+    let moves: usize = report["symbols"].as_array().unwrap().iter().map(|s| s["moves"].as_array().unwrap().len()).sum();
+    assert_eq!(moves, 2, "no takeover began: {report}");
+}
+
+#[actix_web::test]
+async fn trading_goes_on_without_s3_moves_do_not_and_snapshots_catch_up() {
+    let mut cluster = Cluster::start();
+    let (server, admin, trader, traders) = trading(&cluster).await;
+    let files = cluster.s3.files();
+    until("snapshots are there", async || snapshots(&files).len() >= 3).await;
+    cluster.s3.server.kill();
+    let before = snapshots(&files);
+    traders.until_more(300, SOON).await;
+    let aborted = moved(&server, &admin, "AAA").await;
+    assert_eq!(aborted["status"], "ABORTED", "{aborted}");
+    println!("a move without S3: {}", aborted["error"]);
+    assert_eq!(book(&server, &admin, "AAA").await["epoch"], 0, "it was stopped before its fence");
+    traders.until_more(100, SOON).await;
+
+    cluster.s3.server.start();
+    let caught_up = until("every book has a newer snapshot", async || {
+        let now = snapshots(&files);
+        SYMBOLS.iter().all(|s| now.iter().any(|f| f.contains(&format!("\"{s}\"")) && !before.contains(f)))
+    })
+    .await;
+    println!("snapshots caught up {caught_up:?} after S3 was back");
+    let record = moved(&server, &admin, "AAA").await;
+    assert_eq!(record["status"], "COMPLETED", "{record}");
+    // What was cut without S3 is not missing: a new life starts from what is there.
+    traders.until_more(100, SOON).await;
+    server.kill();
+    let server = cluster.serve();
+    judged(&cluster, server, &trader, traders).await;
+}
