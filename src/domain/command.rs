@@ -57,16 +57,17 @@ pub enum SelfTrade {
 
 /// An order as it arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(C)] // names first: see Command
 pub struct NewOrder {
-    pub order_id: OrderId,
     pub user: UserId,
+    pub order_id: OrderId,
     pub side: Side,
-    pub kind: OrderKind,
-    pub quantity: Quantity,
-    pub time_in_force: TimeInForce,
     pub self_trade: SelfTrade,
     pub post_only: bool,
     pub all_or_none: bool,
+    pub kind: OrderKind,
+    pub quantity: Quantity,
+    pub time_in_force: TimeInForce,
     /// Iceberg: how much of it the book shows.
     pub display_quantity: Option<Quantity>,
 }
@@ -82,8 +83,10 @@ pub struct Listing {
     pub rules_version: u32,
 }
 
-/// One record of the `orders` log, decoded.
+/// One record of the `orders` log, decoded. Its layout is fixed so that the names of ADD, CANCEL and REPLACE lie at one place:
+/// who wants them need not ask first which of the three it is, which nobody can foretell.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[repr(C, u8)]
 pub enum Command {
     Add(NewOrder),
     Cancel { user: UserId, order_id: OrderId },

@@ -67,6 +67,15 @@ const KIND_RESUMED: u8 = 7;
 const KIND_RULES_SET: u8 = 8;
 const KIND_SESSION_ENDED: u8 = 9;
 
+/// What each output of an input repeats, so that it is copied in few pieces.
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Cited {
+    offset: Offset,
+    at: Micros,
+    origin: Origin,
+}
+
 /// Collects the outputs of one input after another.
 ///
 /// Use: `begin`, any number of `emit`, `end`. `end` marks the last output.
@@ -80,9 +89,7 @@ pub struct Outbox {
     /// Bytes to make room for at once.
     wanted: usize,
     count: u32,
-    offset: Offset,
-    at: Micros,
-    origin: Origin,
+    of: Cited,
     /// Start of the current input's last output.
     last: Option<usize>,
 }
@@ -109,9 +116,7 @@ impl Outbox {
     /// Starts the outputs of one record.
     #[inline]
     pub fn begin(&mut self, offset: Offset, at: Micros, origin: Origin) {
-        self.offset = offset;
-        self.at = at;
-        self.origin = origin;
+        self.of = Cited { offset, at, origin };
         self.last = None;
     }
 
@@ -161,8 +166,14 @@ impl Outbox {
     }
 
     /// Writes an order update down, its names from where they are.
-    #[inline]
+    #[inline(never)]
     pub fn order_line(&mut self, order_id: &OrderId, user: &UserId, o: &OrderLine, answer: bool) -> Seq {
+        self.order_line_here(order_id, user, o, answer)
+    }
+
+    /// The same for callers that know most of the update beforehand: the compiler then leaves out what they do not need.
+    #[inline(always)]
+    pub fn order_line_here(&mut self, order_id: &OrderId, user: &UserId, o: &OrderLine, answer: bool) -> Seq {
         if o.left.is_some() || o.joined.is_some() {
             let (start, mut w) = self.header(KIND_ORDER, answer, Classes::DEPTH | Classes::ORDER_STATUS, [2, 3]);
             w.order(order_id, user, o);
@@ -229,6 +240,11 @@ impl Outbox {
         &self.bytes[..self.used]
     }
 
+    /// The room behind them that is there already, for who wants its memory near.
+    pub fn room(&self) -> &[u8] {
+        &self.bytes[self.used..]
+    }
+
     /// How many outputs [`Self::bytes`] holds.
     pub fn count(&self) -> u32 {
         self.count
@@ -272,11 +288,8 @@ impl Outbox {
         let mut w = Writer::new(&mut self.bytes[start..]);
         w.put([0, 0, 0, 0, kind, if answer { FLAG_ANSWER } else { 0 }, classes.0, 0]);
         w.u64(seq.0);
-        w.u64(self.offset.0);
-        w.u64(self.at.0);
-        w.u64(self.epoch.0);
-        w.u64(self.origin.gateway);
-        w.u64(self.origin.counter);
+        let Cited { offset, at, origin } = self.of;
+        [offset.0, at.0, self.epoch.0, origin.gateway, origin.counter].into_iter().for_each(|n| w.u64(n));
         for member in members {
             w.u64(std::mem::replace(&mut self.seqs.by_class[member], seq).0);
         }

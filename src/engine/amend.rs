@@ -35,7 +35,7 @@ impl Book {
         match self.find_live(id) {
             Some(slot) => {
                 let line = self.cancel_quietly(slot, Cause::Canceled, Reason::CanceledByUser);
-                out.order_line(order_id, user, &line, true);
+                out.order_line_here(order_id, user, &line, true);
             }
             None => refused(CommandKind::Cancel, *user, *order_id, Reason::UnknownOrder, out),
         }
@@ -79,7 +79,7 @@ impl Book {
             // The new total is not above what is done: the order ends, its fills kept.
             Ok(()) if total <= done => self.cancel_quietly(slot, Cause::Replaced, Reason::ReplacedBelowFilled),
             Ok(()) if keeps_place => self.reduce(slot, &wanted),
-            Ok(()) => self.move_order(slot, &wanted, (order_id, user), out),
+            Ok(()) => self.move_order(slot, &wanted, (order_id, user, id.0), out),
         };
         out.order_line(order_id, user, &line, true);
     }
@@ -130,7 +130,7 @@ impl Book {
         &mut self,
         slot: u32,
         wanted: &Wanted,
-        (order_id, user): (&OrderId, &UserId),
+        (order_id, user, id): (&OrderId, &UserId, Id),
         out: &mut Outbox,
     ) -> OrderLine {
         let left = Some(self.leave(slot));
@@ -138,7 +138,6 @@ impl Book {
         let mut taker = Taker {
             order_id,
             user,
-            user_mark: o.user,
             side: o.side(),
             limit: Price(wanted.price),
             self_trade: o.self_trade(),
@@ -158,9 +157,9 @@ impl Book {
         let mut line = self.line(slot, Price(wanted.price), Cause::Replaced, status, reason);
         line.left = left;
         if status.is_open() {
-            line.joined = Some(self.join(slot, wanted.price));
+            line.joined = Some(self.join(slot, taker.side, taker.open, wanted.price));
         } else {
-            self.end_taken(slot);
+            self.end_taken(slot, id);
         }
         line
     }

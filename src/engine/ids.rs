@@ -43,35 +43,32 @@ impl Hasher {
     #[inline]
     pub fn id(&self, user: &UserId, order_id: &OrderId) -> Id {
         let mut one = Messages::<1>::EMPTY;
-        put_message(&mut one, 0, user, order_id);
-        sip::hash(self.halves(), &one)
+        one.put(0, user, order_id);
+        let [id] = sip::hash(self.halves(), &one);
+        id
     }
 
-    /// The ids of up to [`LANES`] orders, which cost hardly more than one.
+    /// The ids of [`LANES`] orders, which cost hardly more than one.
     #[inline]
-    pub fn ids<'a, T>(&self, of: &'a [T], names: fn(&'a T) -> Option<(&'a UserId, &'a OrderId)>, ids: &mut Vec<Id>) {
-        let mut many = Messages::<LANES>::EMPTY;
-        let of = &of[..of.len().min(LANES)];
-        for (lane, of) in of.iter().enumerate() {
-            if let Some((user, order_id)) = names(of) {
-                put_message(&mut many, lane, user, order_id);
-            }
-        }
-        let [low, high] = sip::hash_many(self.halves(), &many);
-        ids.extend(low.into_iter().zip(high).take(of.len()).map(|(low, high)| [low, high]));
+    pub fn ids(&self, messages: &Messages<LANES>) -> [Id; LANES] {
+        sip::hash_many(self.halves(), messages)
     }
 }
 
-#[inline(always)]
-fn put_message<const N: usize>(messages: &mut Messages<N>, lane: usize, user: &UserId, order_id: &OrderId) {
-    let (user_text, order_text) = (user.padded(), order_id.padded());
-    for word in 0..4 {
-        messages.words[word][lane] = word_at(user_text, word * 8);
-        messages.words[5 + word][lane] = word_at(order_text, word * 8 + 4);
+impl<const N: usize> Messages<N> {
+    /// Sets one message: both names.
+    #[inline(always)]
+    pub fn put(&mut self, lane: usize, user: &UserId, order_id: &OrderId) {
+        let (user_text, order_text) = (user.padded(), order_id.padded());
+        for word in 0..4 {
+            self.words[word][lane] = word_at(user_text, word * 8);
+            self.words[5 + word][lane] = word_at(order_text, word * 8 + 4);
+        }
+        let half =
+            |text: &[u8; 36], at: usize| u64::from(u32::from_le_bytes(*text[at..].first_chunk().unwrap_or(&[0; 4])));
+        self.words[4][lane] = half(user_text, 32) | half(order_text, 0) << 32;
+        self.tails[lane] = user.len() as u64 | (order_id.len() as u64) << 8;
     }
-    let half = |text: &[u8; 36], at: usize| u64::from(u32::from_le_bytes(*text[at..].first_chunk().unwrap_or(&[0; 4])));
-    messages.words[4][lane] = half(user_text, 32) | half(order_text, 0) << 32;
-    messages.tails[lane] = user.len() as u64 | (order_id.len() as u64) << 8;
 }
 
 #[inline(always)]
@@ -176,11 +173,10 @@ impl Ids {
         if self.ring.len() < FINISHED_MAX {
             self.ring.push(id);
         } else {
-            let oldest = self.ring[place];
+            let oldest = std::mem::replace(&mut self.ring[place], id);
             // The new id may have an equal entry already; then it is no matter which of the two goes.
             self.table.remove(tag_of(oldest[0]), FINISHED | place as u32);
             self.sum = self.sum.wrapping_sub(digest::of_finished(oldest, self.finished - FINISHED_MAX as u64));
-            self.ring[place] = id;
             // The one that is forgotten sixteen endings from now.
             self.prefetch(self.ring[(place + 16) % FINISHED_MAX]);
         }

@@ -142,6 +142,11 @@ impl Levels {
         Some((self.best, self.first_place(self.blocks[self.best as usize].used)))
     }
 
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.best == NONE
+    }
+
     /// Price step of the best level; 0 for no bids, `u64::MAX` for no asks.
     #[inline]
     pub fn top(&self) -> u64 {
@@ -179,11 +184,33 @@ impl Levels {
         }
     }
 
-    /// Touches the memory of the level of price step `step` ahead of its use.
+    /// Touches the memory of the level of price step `step` ahead of its use; gives its number for [`Self::tail_of`], or NONE.
     #[inline]
-    pub fn prefetch(&self, step: u64) {
-        if let Some(block) = self.find(step / WIDTH) {
-            self.prefetch_at((block, (step % WIDTH) as u8));
+    pub fn announce(&self, step: u64) -> u32 {
+        let Some(block) = self.find(step / WIDTH) else { return NONE };
+        let place = (step % WIDTH) as u8;
+        super::prefetch(self.blocks.get(block as usize));
+        self.prefetch_at((block, place));
+        block.wrapping_mul(WIDTH as u32) | u32::from(place)
+    }
+
+    /// Touches what tells the block of price step `step`.
+    #[inline]
+    pub fn prefetch_block(&self, step: u64) {
+        super::prefetch(self.window.place(step / WIDTH).and_then(|at| self.window.blocks.get(at)));
+    }
+
+    /// Touches what tells the best level.
+    #[inline]
+    pub fn prefetch_best_block(&self) {
+        super::prefetch(self.blocks.get(self.best as usize));
+    }
+
+    /// Touches the memory of the best level.
+    #[inline]
+    pub fn prefetch_best(&self) {
+        if let Some(best) = self.best() {
+            self.prefetch_at(best);
         }
     }
 
@@ -193,16 +220,16 @@ impl Levels {
         super::prefetch(self.levels.get(block as usize).and_then(|b| b.get(usize::from(place))));
     }
 
-    /// The last order of the level of price step `step`, if there is one.
+    /// The last order of the level with a number, or NONE; it may have become that of another price.
     #[inline]
-    pub fn tail_of(&self, step: u64) -> Option<u32> {
-        let block = self.find(step / WIDTH)?;
-        Some(self.level((block, (step % WIDTH) as u8)).tail).filter(|slot| *slot != NONE)
+    pub fn tail_of(&self, number: u32) -> u32 {
+        let block = self.levels.get((number / WIDTH as u32) as usize);
+        block.map_or(NONE, |levels| levels[(number % WIDTH as u32) as usize].tail)
     }
 
     /// The level of price step `step`, its block made if need be. The caller puts an order in.
     #[inline]
-    pub fn open(&mut self, step: u64) -> At {
+    pub fn open(&mut self, step: u64) -> (At, &mut Level) {
         let number = step / WIDTH;
         let block = match self.find(number) {
             Some(block) => block,
@@ -213,7 +240,7 @@ impl Levels {
         if self.is_better(step, self.top) {
             self.top = step;
         }
-        (block, place)
+        ((block, place), &mut self.levels[block as usize][usize::from(place)])
     }
 
     /// Marks a level as empty after its last order left.
@@ -231,6 +258,8 @@ impl Levels {
         }
     }
 
+    #[cold]
+    #[inline(never)]
     fn make(&mut self, number: u64) -> u32 {
         let block = match self.free.pop() {
             Some(block) => {

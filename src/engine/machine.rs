@@ -1,25 +1,26 @@
 //! The book as a machine: one record in, its outputs out.
 
-use std::ops::Range;
-
 use super::ids::Id;
 use super::orders::NONE;
-use super::sip::LANES;
+use super::sip::{LANES, Messages};
 use super::{Book, RULES_VERSION, snapshot};
 use crate::domain::control::Fence;
 use crate::domain::machine::SnapshotError;
 use crate::domain::output::CommandKind;
 use crate::domain::{
-    Authority, Command, Digest, Input, Machine, NewOrder, OrderId, Outbox, OutputBody, Reason, Side, UserId,
+    Authority, Command, Digest, Input, Machine, NewOrder, OrderId, OrderKind, Outbox, OutputBody, Reason, UserId,
 };
 
 /// Memory is slow and a batch is in hand: what a command will need is fetched in three steps, so that each finds what it
 /// needs itself. So many groups of [`LANES`] commands ahead an id is hashed and its place in the table is fetched;
-const HASHED_AHEAD: usize = 3;
-/// the order it names, or the level it will join;
-const FOUND_AHEAD: usize = 2;
-/// and the neighbours of those.
-const LINKED_AHEAD: usize = 1;
+const HASHED_AHEAD: usize = 2;
+/// the order it names, or the level it will join. The neighbours of those are fetched just before the group's turn: what is
+/// ahead of a batch's first command is waited for.
+const FOUND_AHEAD: usize = 1;
+/// The command itself.
+const READ_AHEAD: usize = 4;
+/// Cache lines of room for outputs that are fetched ahead of a batch: about what its first commands write.
+const ROOM_LINES: usize = 4;
 
 impl Machine for Book {
     type Command = Command;
@@ -88,103 +89,105 @@ fn names_of(input: &Input<Command>) -> Option<(&UserId, &OrderId)> {
     }
 }
 
-/// What is known of the commands of a batch before their turn. Kept by the book for its memory.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Ahead {
-    ids: Vec<Id>,
-    /// The slot that the id most likely refers to, or NONE.
-    slots: Vec<u32>,
-    /// Places in their group of the commands that are new orders, and of those that name an order, group by group: in a
-    /// mixed flow nobody can foretell the kind of the next command, so it is asked once and then each kind has a loop of
-    /// its own.
-    adds: Vec<u8>,
-    named: Vec<u8>,
-    /// Ends of the groups in `adds` and `named`.
-    ends: Vec<(u32, u32)>,
+/// Groups that are in hand at once.
+const GROUPS: usize = HASHED_AHEAD + 1;
+
+/// What is known of the commands of a group before their turn.
+#[derive(Debug, Clone, Copy)]
+struct Group {
+    ids: [Id; LANES],
+    /// The slots that the ids most likely refer to, or NONE; of new orders, the number of the level that they will join.
+    slots: [u32; LANES],
+    /// Bit i: command i is a new order, or names one. In a mixed flow nobody can foretell the kind of the next command, so it
+    /// is asked once and then each kind has a loop of its own.
+    adds: u16,
+    named: u16,
 }
 
-impl Ahead {
-    fn clear(&mut self) {
-        self.ids.clear();
-        self.slots.clear();
-        self.adds.clear();
-        self.named.clear();
-        self.ends.clear();
-        self.ends.push((0, 0));
-    }
+const _: () = assert!(LANES <= u16::BITS as usize);
 
-    /// Where a group lies in `adds` and `named`; nowhere behind the last group.
-    fn group(&self, g: usize) -> (Range<usize>, Range<usize>) {
-        match (self.ends.get(g), self.ends.get(g + 1)) {
-            (Some(from), Some(to)) => (from.0 as usize..to.0 as usize, from.1 as usize..to.1 as usize),
-            _ => (0..0, 0..0),
-        }
-    }
+const EMPTY: Group = Group { ids: [[0; 2]; LANES], slots: [NONE; LANES], adds: 0, named: 0 };
+
+/// The places of the bits that are set.
+#[inline]
+fn places(mut bits: u16) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let place = bits.trailing_zeros() as usize;
+        bits &= bits.wrapping_sub(1);
+        (place < LANES).then_some(place)
+    })
 }
 
 impl Book {
     /// Applies many in order, and tells `applied` after each: for measurements.
     #[inline]
     pub fn apply_each(&mut self, inputs: &[Input<Command>], out: &mut Outbox, mut applied: impl FnMut(usize)) {
-        let mut ahead = std::mem::take(&mut self.ahead);
-        ahead.clear();
-        let groups = inputs.len().div_ceil(LANES);
-        for turn in 0..groups + HASHED_AHEAD {
-            if turn < groups {
-                self.hash_group(inputs, turn, &mut ahead);
+        super::prefetch_whole(self);
+        out.room().chunks(64).take(ROOM_LINES).for_each(|line| super::prefetch(line.first()));
+        let mut groups = [EMPTY; GROUPS];
+        let mut messages = Messages::EMPTY;
+        let of = |g: usize| &inputs[inputs.len().min(g * LANES)..inputs.len().min((g + 1) * LANES)];
+        let count = inputs.len().div_ceil(LANES);
+        for turn in 0..count + HASHED_AHEAD {
+            if turn < count {
+                self.hash_group(of(turn), &mut messages, &mut groups[turn % GROUPS]);
+                if turn == 0 {
+                    self.fetch_windows(of(turn));
+                }
             }
-            if let Some(g) = turn.checked_sub(HASHED_AHEAD - FOUND_AHEAD) {
-                self.find_group(inputs, g, &mut ahead);
+            // Behind the last group nothing is left to fetch, and ahead of the first nothing is known.
+            let in_hand = |behind: usize| turn.checked_sub(behind).filter(|g| *g < count);
+            if let Some(g) = in_hand(HASHED_AHEAD - FOUND_AHEAD) {
+                self.find_group(of(g), &mut groups[g % GROUPS]);
             }
-            if let Some(g) = turn.checked_sub(HASHED_AHEAD - LINKED_AHEAD) {
-                self.link_group(inputs, g, &ahead);
-            }
-            if let Some(g) = turn.checked_sub(HASHED_AHEAD) {
-                for (n, input) in (g * LANES..).zip(inputs.iter().skip(g * LANES).take(LANES)) {
-                    self.apply_with(input, ahead.ids[n], ahead.slots[n], out);
-                    applied(n);
+            self.fetch_makers(turn);
+            if let Some(g) = in_hand(HASHED_AHEAD) {
+                let group = &groups[g % GROUPS];
+                self.link_group(of(g), group);
+                for (place, input) in of(g).iter().enumerate().take(LANES) {
+                    // One for one: the processor can wait for only so many lines at once.
+                    if let Some(later) = inputs.get((g + READ_AHEAD) * LANES + place) {
+                        super::prefetch_whole(later);
+                    }
+                    self.apply_with(input, group.ids[place], group.slots[place], out);
+                    applied(g * LANES + place);
                 }
             }
         }
-        self.ahead = ahead;
     }
 
     #[inline]
-    fn hash_group(&self, inputs: &[Input<Command>], g: usize, ahead: &mut Ahead) {
-        let first = g * LANES;
-        let group = &inputs[first..inputs.len().min(first + LANES)];
-        self.hasher.ids(group, names_of, &mut ahead.ids);
-        ahead.slots.resize(first + group.len(), NONE);
-        for (place, input) in group.iter().enumerate() {
-            match input.command {
-                Command::Add(_) => ahead.adds.push(place as u8),
-                Command::Cancel { .. } | Command::Replace { .. } => ahead.named.push(place as u8),
+    fn hash_group(&self, inputs: &[Input<Command>], messages: &mut Messages<LANES>, group: &mut Group) {
+        (group.adds, group.named) = (0, 0);
+        for (lane, input) in inputs.iter().enumerate().take(LANES) {
+            match &input.command {
+                Command::Add(_) => group.adds |= 1 << lane,
+                Command::Cancel { .. } | Command::Replace { .. } => group.named |= 1 << lane,
                 _ => {}
             }
-            self.ids.prefetch(ahead.ids[first + place]);
+            if let Some((user, order_id)) = names_of(input) {
+                messages.put(lane, user, order_id);
+            }
         }
-        ahead.ends.push((ahead.adds.len() as u32, ahead.named.len() as u32));
-        for input in inputs[first..].iter().skip(2 * LANES).take(LANES) {
-            super::prefetch_whole(input);
+        group.ids = self.hasher.ids(messages);
+        for id in &group.ids {
+            self.ids.prefetch(*id);
         }
     }
 
     /// Fetches the orders that commands most likely name, and the levels that others will join.
     #[inline]
-    fn find_group(&self, inputs: &[Input<Command>], g: usize, ahead: &mut Ahead) {
-        let (adds, named) = ahead.group(g);
-        for place in &ahead.named[named] {
-            let n = g * LANES + usize::from(*place);
-            let slot = self.ids.guess(ahead.ids[n]).unwrap_or(NONE);
+    fn find_group(&self, inputs: &[Input<Command>], group: &mut Group) {
+        for place in places(group.named) {
+            let slot = self.ids.guess(group.ids[place]).unwrap_or(NONE);
             self.orders.prefetch(slot);
-            self.orders.prefetch_tag(slot);
-            ahead.slots[n] = slot;
+            group.slots[place] = slot;
         }
-        for place in &ahead.adds[adds] {
-            if let Command::Add(order) = &inputs[g * LANES + usize::from(*place)].command
-                && let Some(price) = order.kind.limit()
+        for place in places(group.adds) {
+            if let Some(Input { command: Command::Add(order), .. }) = inputs.get(place)
+                && let OrderKind::Limit { price } = order.kind
             {
-                self.side(order.side).prefetch(self.step(price.0));
+                group.slots[place] = self.side(order.side).announce(self.step(price.0));
             }
         }
     }
@@ -192,64 +195,76 @@ impl Book {
     /// Fetches the neighbours of orders that will go, the last orders of levels that new ones will join, and the orders
     /// that they may trade with.
     #[inline]
-    fn link_group(&self, inputs: &[Input<Command>], g: usize, ahead: &Ahead) {
-        let (adds, named) = ahead.group(g);
-        for place in &ahead.named[named] {
-            let slot = ahead.slots[g * LANES + usize::from(*place)];
-            if slot != NONE {
-                let order = self.orders.get(slot);
+    fn link_group(&self, inputs: &[Input<Command>], group: &Group) {
+        for place in places(group.named) {
+            if let Some(order) = self.orders.there(group.slots[place]) {
                 self.side(order.side()).prefetch_at((order.block, order.place));
                 self.orders.prefetch(order.prev);
                 self.orders.prefetch(order.next);
             }
         }
-        for (until, place) in ahead.adds[adds].iter().enumerate() {
-            if let Command::Add(order) = &inputs[g * LANES + usize::from(*place)].command
-                && let Some(price) = order.kind.limit()
-            {
-                self.orders.prefetch(self.side(order.side).tail_of(self.step(price.0)).unwrap_or(NONE));
+        for (until, place) in places(group.adds).enumerate() {
+            self.orders.prefetch_free(until);
+            if let Some(Input { command: Command::Add(order), .. }) = inputs.get(place) {
+                self.orders.prefetch(self.side(order.side).tail_of(group.slots[place]));
             }
-            if let Some(slot) = self.orders.free_slot(until) {
-                self.orders.prefetch(slot);
-                self.orders.prefetch_names(slot);
-                self.orders.prefetch_tag(slot);
-            }
-        }
-        for side in [Side::Buy, Side::Sell] {
-            self.fetch_makers(side);
         }
     }
 
-    /// Fetches the first order of a side, and what its end would touch.
+    /// Fetches what tells where the levels of a batch's first new orders are.
     #[inline]
-    fn fetch_makers(&self, side: Side) {
-        let levels = self.side(side);
-        let Some(best) = levels.best() else { return };
-        let slot = levels.level(best).head;
-        self.orders.prefetch_names(slot);
-        let maker = self.orders.get(slot);
-        self.ids.prefetch(maker.id);
-        self.orders.prefetch(maker.next);
-        self.orders.prefetch_names(maker.next);
+    fn fetch_windows(&self, inputs: &[Input<Command>]) {
+        for input in inputs {
+            if let Command::Add(NewOrder { side, kind: OrderKind::Limit { price }, .. }) = &input.command {
+                self.side(*side).prefetch_block(self.step(price.0));
+            }
+        }
+        self.orders.prefetch_free_list();
+    }
+
+    /// Fetches the first order of each side and what its end would touch: in a book that nothing was done to for a while,
+    /// one thing a turn, each found in the one before.
+    #[inline]
+    fn fetch_makers(&self, turn: usize) {
+        for levels in [&self.bids, &self.asks] {
+            match turn {
+                0 => levels.prefetch_best_block(),
+                1 => levels.prefetch_best(),
+                _ => {
+                    let Some(best) = levels.best() else { continue };
+                    let slot = levels.level(best).head;
+                    self.orders.prefetch_whole(slot);
+                    if turn > 2 {
+                        let maker = self.orders.get(slot);
+                        self.ids.prefetch(maker.id);
+                        self.orders.prefetch_whole(maker.next);
+                    }
+                }
+            }
+        }
     }
 
     #[inline]
     fn apply_with(&mut self, input: &Input<Command>, id: Id, guess: u32, out: &mut Outbox) {
         self.clock = self.clock.max(input.at);
         out.begin(input.offset, input.at, input.origin);
-        match &input.command {
-            Command::Add(order) => self.add(order, id, out),
-            Command::Cancel { user, order_id } => self.cancel(user, order_id, (id, guess), out),
-            Command::Replace { user, order_id, price, quantity } => {
-                self.replace(user, order_id, (id, guess), *price, *quantity, out);
-            }
+        // One question after another, the likeliest first: a table of jumps is guessed wrong more often.
+        if let Command::Add(order) = &input.command {
+            self.add(order, id, out);
+        } else if let Command::Cancel { user, order_id } = &input.command {
+            self.cancel(user, order_id, (id, guess), out);
+        } else if let Command::Replace { user, order_id, price, quantity } = &input.command {
+            self.replace(user, order_id, (id, guess), *price, *quantity, out);
+        } else if let Command::Tick { .. } | Command::Fence { .. } = &input.command {
             // Neither is answered: a TICK only moves the clock, a fence is the replica's.
-            Command::Tick { .. } | Command::Fence { .. } => return,
-            control => self.control(control, out),
+            return;
+        } else {
+            self.control(&input.command, out);
         }
         out.end();
     }
 
+    #[inline(never)]
     fn control(&mut self, command: &Command, out: &mut Outbox) {
         let refused = |command, reason| OutputBody::Refused { command, user: None, order_id: None, reason };
         let answer = match command {

@@ -1,7 +1,7 @@
 //! An order that arrives: its checks, the trades it makes, and what becomes of the rest.
 
 use super::ids::Id;
-use super::orders::{NONE, Order, flags, user_mark};
+use super::orders::{Fresh, NONE, flags};
 use super::{Book, RESTING_MAX, open_status};
 use crate::domain::output::{Cause, CommandKind, OrderLine, OrderType, PartyLine, Tif};
 use crate::domain::{
@@ -13,7 +13,6 @@ use crate::domain::{
 pub(super) struct Taker<'a> {
     pub order_id: &'a OrderId,
     pub user: &'a UserId,
-    pub user_mark: u64,
     pub side: Side,
     /// Trades at this price or better; a MARKET order's is the instrument's limit.
     pub limit: Price,
@@ -44,7 +43,9 @@ impl Book {
             out.emit(&OutputBody::Refused { command: CommandKind::Add, user, order_id, reason }, true);
             return;
         }
-        if let Err(reason) = self.check(order) {
+        if !self.is_plainly_good(order)
+            && let Err(reason) = self.check(order)
+        {
             self.refuse(order, id, OrderStatus::Rejected, reason, out);
             return;
         }
@@ -53,10 +54,33 @@ impl Book {
             self.refuse(order, id, OrderStatus::Canceled, Reason::FokNotFillable, out);
             return;
         }
-        let stopped = self.trade(&mut taker, out);
+        let stopped = match self.would_trade(taker.side, taker.limit) {
+            true => self.trade(&mut taker, out),
+            false => Stopped::NothingLeft,
+        };
         self.settle(order, id, &taker, stopped, out);
     }
 
+    /// Whether [`Self::check`] would let an order in, for the most common kind: an ordinary limit order for an instrument
+    /// with one tick size and no highest order value. `false` says nothing.
+    #[inline(always)]
+    fn is_plainly_good(&self, order: &NewOrder) -> bool {
+        let (plain, quantity) = (&self.plain, order.quantity.0);
+        let OrderKind::Limit { price: Price(price) } = order.kind else { return false };
+        let is_ordinary = order.time_in_force == TimeInForce::Gtc
+            && !(self.halted | order.post_only | order.all_or_none)
+            && order.display_quantity.is_none();
+        let is_inside = price >= plain.low && price <= plain.high && quantity != 0 && quantity <= Quantity::MAX.0;
+        // A division takes long, and most steps are 1.
+        let is_on = |n: u64, step: u64| step == 1 || n.is_multiple_of(step);
+        is_ordinary
+            && is_inside
+            && is_on(price, self.unit)
+            && is_on(quantity, self.instrument.lot_size)
+            && self.orders.len() < RESTING_MAX
+    }
+
+    #[inline(never)]
     fn check(&self, order: &NewOrder) -> Result<(), Reason> {
         if self.halted {
             return Err(Reason::SymbolHalted);
@@ -86,9 +110,10 @@ impl Book {
     }
 
     /// Whether an order at `price` would meet a resting one.
+    #[inline]
     pub(super) fn would_trade(&self, side: Side, price: Price) -> bool {
-        let against = side.opposite();
-        self.side(against).best().is_some_and(|at| side.crosses(price, self.level_view(against, at).price))
+        let against = self.side(side.opposite());
+        !against.is_empty() && side.crosses(price, Price(against.top() * self.unit))
     }
 
     #[inline]
@@ -100,7 +125,6 @@ impl Book {
         Taker {
             order_id: &order.order_id,
             user: &order.user,
-            user_mark: user_mark(&order.user),
             side: order.side,
             limit,
             self_trade: order.self_trade,
@@ -169,9 +193,7 @@ impl Book {
     /// Whether self-trade prevention keeps the taker from the order in a slot.
     #[inline]
     fn is_own(&self, slot: u32, taker: &Taker<'_>) -> bool {
-        taker.self_trade != SelfTrade::None
-            && self.orders.get(slot).user == taker.user_mark
-            && self.orders.names(slot).user == *taker.user
+        taker.self_trade != SelfTrade::None && self.orders.get(slot).user == *taker.user
     }
 
     /// Trades against the other side until the taker is filled or stops.
@@ -220,7 +242,7 @@ impl Book {
         let (price, quantity) = (Price(price), Quantity(quantity.into()));
         self.last_trade = Some((price, quantity));
         // If it ended, its slot is free, but nothing has taken it yet.
-        let maker = self.orders.names(slot);
+        let maker = self.orders.get(slot);
         let party = |order_id, user, open: u32, filled: u32| {
             let (open, filled) = (Quantity(open.into()), Quantity(filled.into()));
             PartyLine { order_id, user, open, filled }
@@ -240,8 +262,7 @@ impl Book {
             let next = self.orders.get(next);
             self.ids.prefetch(next.id);
             if next.next != NONE {
-                self.orders.prefetch(next.next);
-                self.orders.prefetch_names(next.next);
+                self.orders.prefetch_whole(next.next);
             }
         }
     }
@@ -268,8 +289,8 @@ impl Book {
                     let status = open_status(self.orders.get(slot).filled);
                     let mut line = self.line(slot, left.price, Cause::Reduced, status, Some(Reason::SelfTrade));
                     line.left = Some(left);
-                    let names = self.orders.names(slot);
-                    out.order_line(&names.order_id, &names.user, &line, false);
+                    let o = self.orders.get(slot);
+                    out.order_line(&o.order_id, &o.user, &line, false);
                 }
                 taker.open == 0
             }
@@ -294,29 +315,25 @@ impl Book {
             Some((status, reason)) => {
                 (line.status, line.reason) = (status, reason);
                 self.ids.finish_new(id);
+                out.order_line(&order.order_id, &order.user, &line, true);
             }
             None => {
                 line.status = open_status(taker.filled);
                 line.open = Quantity(taker.open.into());
-                let resting = Order {
-                    next: NONE,
-                    prev: NONE,
-                    block: NONE,
+                let slot = self.orders.insert(&Fresh {
+                    id,
                     open: taker.open,
                     filled: taker.filled,
                     quantity: order.quantity.0 as u32,
-                    rank: 0,
-                    id,
-                    place: 0,
                     flags: flags(order.side, order.post_only, order.self_trade),
-                    user: taker.user_mark,
-                };
-                let slot = self.orders.insert(resting, &order.order_id, &order.user);
+                    user: &order.user,
+                    order_id: &order.order_id,
+                });
                 self.ids.live(id, slot);
-                line.joined = Some(self.join(slot, taker.limit.0));
+                line.joined = Some(self.join(slot, order.side, taker.open, taker.limit.0));
+                out.order_line_here(&order.order_id, &order.user, &line, true);
             }
         }
-        out.order_line(&order.order_id, &order.user, &line, true);
     }
 
     /// An ADD that ends without having traded; its id is used up.

@@ -23,7 +23,6 @@ use siphasher::sip128::{Hasher128, SipHasher13};
 pub use ids::FINISHED_MAX;
 use ids::{Hasher, Ids};
 use levels::{At, Levels};
-use machine::Ahead;
 use orders::{NONE, Order, Orders};
 
 use crate::domain::output::{Cause, Level, OrderLine, OrderType, Tif};
@@ -50,12 +49,30 @@ pub struct OpenOrder {
     pub filled: Quantity,
 }
 
+/// The prices that an order may have if nothing but a range and the book's `unit` says so: from `low` to `high`. There are
+/// none if the instrument has rules beyond that.
+#[derive(Debug, Clone, Copy)]
+struct Plain {
+    low: u64,
+    high: u64,
+}
+
+impl Plain {
+    fn of(i: &Instrument) -> Self {
+        if i.ticks.len() != 1 || i.max_order_value.is_some() {
+            return Self { low: 1, high: 0 };
+        }
+        Self { low: i.limit_down.map_or(1, |p| p.0), high: i.limit_up.unwrap_or(Price::MAX).0 }
+    }
+}
+
 /// One symbol's order book.
 #[derive(Debug, Clone)]
 pub struct Book {
     instrument: Instrument,
     /// Smallest price step: every valid price is a multiple of it.
     unit: u64,
+    plain: Plain,
     hasher: Hasher,
     rules_version: u32,
     halted: bool,
@@ -71,7 +88,6 @@ pub struct Book {
     order_sum: u128,
     /// Sum of the second of [`digest::of_order`] over resting orders.
     place_sum: u128,
-    ahead: Ahead,
 }
 
 /// Asks the processor to fetch what will be used soon; says nothing else.
@@ -108,6 +124,7 @@ impl Book {
     fn new(instrument: Instrument, id_key: u128, rules_version: u32) -> Self {
         let unit = instrument.ticks.iter().fold(0, |unit, band| gcd(unit, band.tick));
         Self {
+            plain: Plain::of(&instrument),
             instrument,
             unit,
             hasher: Hasher::new(id_key),
@@ -122,7 +139,6 @@ impl Book {
             asks: Levels::new(Side::Sell),
             order_sum: 0,
             place_sum: 0,
-            ahead: Ahead::default(),
         }
     }
 
@@ -134,7 +150,6 @@ impl Book {
             ids: self.ids.freeze(),
             bids: self.bids.freeze(),
             asks: self.asks.freeze(),
-            ahead: Ahead::default(),
             ..*self
         }
     }
@@ -198,10 +213,10 @@ impl Book {
     }
 
     fn open_order(&self, slot: u32) -> OpenOrder {
-        let (o, names) = (self.orders.get(slot), self.orders.names(slot));
+        let o = self.orders.get(slot);
         OpenOrder {
-            order_id: names.order_id,
-            user: names.user,
+            order_id: o.order_id,
+            user: o.user,
             side: o.side(),
             order_type: OrderType::Limit,
             time_in_force: Tif::Gtc,
@@ -256,18 +271,12 @@ impl Book {
     }
 
     /// Puts an order at the end of a price's queue, with a new rank; gives the level afterwards.
-    #[inline]
-    fn join(&mut self, slot: u32, price: u64) -> Level {
+    #[inline(always)]
+    fn join(&mut self, slot: u32, side: Side, open: u32, price: u64) -> Level {
         let rank = self.next_rank;
         self.next_rank += 1;
-        let (side, open) = {
-            let o = self.orders.get(slot);
-            (o.side(), o.open)
-        };
         let step = self.step(price);
-        let levels = self.side_mut(side);
-        let at = levels.open(step);
-        let level = levels.level_mut(at);
+        let (at, level) = self.side_mut(side).open(step);
         let prev = std::mem::replace(&mut level.tail, slot);
         if prev == NONE {
             level.head = slot;
@@ -292,7 +301,9 @@ impl Book {
         let o = self.orders.get(slot);
         let (at, side, open, prev, next) = ((o.block, o.place), o.side(), o.open, o.prev, o.next);
         let price = self.price_of(o);
-        self.uncount(slot, price);
+        let (whole, placed) = digest::of_order(o, price);
+        self.order_sum = self.order_sum.wrapping_sub(whole);
+        self.place_sum = self.place_sum.wrapping_sub(placed);
         let levels = self.side_mut(side);
         let level = levels.level_mut(at);
         let (is_first, is_last) = (level.head == slot, level.tail == slot);
@@ -322,12 +333,14 @@ impl Book {
     #[inline]
     fn shrink(&mut self, slot: u32, less: u32, filled: u32) -> Level {
         let price = self.price_of(self.orders.get(slot));
-        self.uncount(slot, price);
         let o = self.orders.get_mut(slot);
+        let before = digest::of_order(o, price);
         o.open -= less;
         o.filled += filled;
+        let after = digest::of_order(o, price);
         let (at, side) = ((o.block, o.place), o.side());
-        self.count(slot, price);
+        self.order_sum = self.order_sum.wrapping_sub(before.0).wrapping_add(after.0);
+        self.place_sum = self.place_sum.wrapping_sub(before.1).wrapping_add(after.1);
         let level = self.side_mut(side).level_mut(at);
         level.total -= u64::from(less);
         Level { price: Price(price), quantity: level.total, orders: level.orders }
@@ -350,22 +363,22 @@ impl Book {
     /// Ends a resting order: out of its queue, its id finished, its slot free. Gives the level afterwards.
     #[inline]
     fn end_resting(&mut self, slot: u32) -> Level {
+        let id = self.orders.get(slot).id;
         let level = self.leave(slot);
-        self.end_taken(slot);
+        self.end_taken(slot, id);
         level
     }
 
     /// Ends an order that is in no queue any more.
     #[inline]
-    fn end_taken(&mut self, slot: u32) {
-        let id = self.orders.get(slot).id;
+    fn end_taken(&mut self, slot: u32, id: ids::Id) {
         self.ids.finish_live(id, slot);
         self.orders.remove(slot);
     }
 
     /// What is said of the order in a slot, which may just have become free; `open` and `status` as they are after the
     /// output.
-    #[inline]
+    #[inline(always)]
     fn line(&self, slot: u32, price: Price, cause: Cause, status: OrderStatus, reason: Option<Reason>) -> OrderLine {
         let o = self.orders.get(slot);
         OrderLine {
@@ -385,19 +398,19 @@ impl Book {
     }
 
     /// Cancels a resting order; gives what is to be said of it.
-    #[inline]
+    #[inline(always)]
     fn cancel_quietly(&mut self, slot: u32, cause: Cause, reason: Reason) -> OrderLine {
+        let mut line = self.line(slot, Price(0), cause, OrderStatus::Canceled, Some(reason));
         let left = self.end_resting(slot);
-        let mut line = self.line(slot, left.price, cause, OrderStatus::Canceled, Some(reason));
-        line.left = Some(left);
+        (line.price, line.left) = (Some(left.price), Some(left));
         line
     }
 
     /// Cancels a resting order that the command does not name, and says so.
     fn cancel_resting(&mut self, slot: u32, cause: Cause, reason: Reason, out: &mut Outbox) {
         let line = self.cancel_quietly(slot, cause, reason);
-        let names = self.orders.names(slot);
-        out.order_line(&names.order_id, &names.user, &line, false);
+        let o = self.orders.get(slot);
+        out.order_line(&o.order_id, &o.user, &line, false);
     }
 }
 

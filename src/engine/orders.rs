@@ -1,5 +1,6 @@
-//! Orders in memory: a slab of 64-byte records linked by 32-bit slots, and beside it their names, which only trades and
-//! snapshots read: a command brings the names of its own order with it.
+//! Orders in memory: a slab of records of two cache lines linked by 32-bit slots. What is needed to find, move and count an
+//! order is in the first line; its names reach into the second, which only trades and snapshots read: a command brings the
+//! names of its own order with it.
 
 use super::pages::Pages;
 use crate::domain::{OrderId, SelfTrade, Side, UserId};
@@ -14,10 +15,12 @@ const FLAG_SELL: u8 = 1;
 const FLAG_POST_ONLY: u8 = 2;
 const STP_SHIFT: u8 = 2;
 
-/// A resting order: one cache line.
+/// A resting order.
 #[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
+#[repr(C, align(128))]
 pub(super) struct Order {
+    /// Keyed hash of (user, order id).
+    pub id: [u64; 2],
     pub next: u32,
     /// Not kept up to date for the first of a queue.
     pub prev: u32,
@@ -29,31 +32,28 @@ pub(super) struct Order {
     pub quantity: u32,
     /// Value of the rest counter when it joined its queue.
     pub rank: u64,
-    /// Keyed hash of (user, order id).
-    pub id: [u64; 2],
-    /// [`user_mark`] of its user.
-    pub user: u64,
     pub place: u8,
     pub flags: u8,
+    pub user: UserId,
+    pub order_id: OrderId,
 }
 
-const _: () = assert!(size_of::<Order>() == 64);
+const _: () = assert!(size_of::<Order>() == 128);
 
-const EMPTY: Order = Order {
-    next: NONE,
-    prev: NONE,
-    block: NONE,
-    open: 0,
-    filled: 0,
-    quantity: 0,
-    rank: 0,
-    id: NO_ID,
-    user: 0,
-    place: 0,
-    flags: 0,
-};
+/// What is known of an order before it rests.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fresh<'a> {
+    pub id: [u64; 2],
+    pub open: u32,
+    pub filled: u32,
+    pub quantity: u32,
+    pub flags: u8,
+    pub user: &'a UserId,
+    pub order_id: &'a OrderId,
+}
 
 impl Order {
+    #[inline]
     pub fn side(&self) -> Side {
         if self.flags & FLAG_SELL == 0 { Side::Buy } else { Side::Sell }
     }
@@ -90,39 +90,24 @@ pub(super) fn flags_are_valid(flags: u8) -> bool {
     flags >> STP_SHIFT <= 4
 }
 
-/// The names of an order, for its outputs.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Names {
-    pub order_id: OrderId,
-    pub user: UserId,
-}
-
 /// All resting orders by slot.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Orders {
     slab: Pages<Order>,
-    /// By slot.
-    names: Pages<Names>,
     /// A few bits of each user, 0 for a free slot: CANCEL_ALL scans 1 byte per order.
     user_tags: Vec<u8>,
     free: Vec<u32>,
     resting: usize,
 }
 
-/// Differs for different users, but for rare pairs: where it is equal, the names tell.
+/// A few bits of a user; never 0. Where they are equal, the names tell.
 #[inline]
-pub(super) fn user_mark(user: &UserId) -> u64 {
+fn tag_of(user: &UserId) -> u8 {
     let text = user.padded();
     let word = |at: usize| u64::from_le_bytes(*text[at..].first_chunk().unwrap_or(&[0; 8]));
-    // Names are at most 36 bytes: five words, the last one overlapping.
-    let mixed = word(0) ^ word(8).rotate_left(13) ^ word(16).rotate_left(26) ^ word(24).rotate_left(39);
-    (mixed ^ word(28).rotate_left(51)).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-}
-
-/// A few bits of a mark; never 0.
-#[inline]
-fn tag_of(mark: u64) -> u8 {
-    (mark >> 56) as u8 | 1
+    // The first and the last of it: what differs between users is there.
+    let mixed = word(0) ^ word(28).rotate_left(29);
+    (mixed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8 | 1
 }
 
 impl Orders {
@@ -132,39 +117,32 @@ impl Orders {
 
     /// A copy to be read.
     pub fn freeze(&mut self) -> Self {
-        Self {
-            slab: self.slab.freeze(),
-            names: self.names.freeze(),
-            user_tags: self.user_tags.clone(),
-            free: Vec::new(),
-            resting: self.resting,
-        }
+        Self { slab: self.slab.freeze(), user_tags: self.user_tags.clone(), free: Vec::new(), resting: self.resting }
     }
 
+    /// Puts an order into a slot; its place in a queue is not known yet.
     #[inline(always)]
-    pub fn insert(&mut self, order: Order, order_id: &OrderId, user: &UserId) -> u32 {
-        let slot = match self.free.pop() {
-            Some(slot) => slot,
-            None => self.grow(order_id, user),
-        };
+    pub fn insert(&mut self, new: &Fresh<'_>) -> u32 {
+        self.resting += 1;
+        let Some(slot) = self.free.pop() else { return self.grow(new) };
         // Written where it stays, field by field: a copy made first would be read back before it has left the processor's
         // write queue.
         let o = &mut self.slab[slot as usize];
-        (o.open, o.filled, o.quantity) = (order.open, order.filled, order.quantity);
-        (o.rank, o.id, o.user, o.flags) = (order.rank, order.id, order.user, order.flags);
-        let names = &mut self.names[slot as usize];
-        names.order_id = *order_id;
-        names.user = *user;
-        self.user_tags[slot as usize] = tag_of(order.user);
-        self.resting += 1;
+        (o.id, o.open, o.filled, o.quantity, o.flags) = (new.id, new.open, new.filled, new.quantity, new.flags);
+        o.user = *new.user;
+        o.order_id = *new.order_id;
+        self.user_tags[slot as usize] = tag_of(new.user);
         slot
     }
 
     /// A slot that was never used.
-    fn grow(&mut self, order_id: &OrderId, user: &UserId) -> u32 {
-        self.slab.push(EMPTY);
-        self.names.push(Names { order_id: *order_id, user: *user });
-        self.user_tags.push(0);
+    #[inline(never)]
+    fn grow(&mut self, new: &Fresh<'_>) -> u32 {
+        let Fresh { id, open, filled, quantity, flags, user, order_id } = *new;
+        let (next, prev, block, rank, place) = (NONE, NONE, NONE, 0, 0);
+        let (user, order_id) = (*user, *order_id);
+        self.user_tags.push(tag_of(&user));
+        self.slab.push(Order { id, next, prev, block, open, filled, quantity, rank, place, flags, user, order_id });
         (self.slab.len() - 1) as u32
     }
 
@@ -188,38 +166,42 @@ impl Orders {
         &self.slab[slot as usize]
     }
 
+    /// The order in a slot; for NONE there is none.
+    #[inline]
+    pub fn there(&self, slot: u32) -> Option<&Order> {
+        self.slab.get(slot as usize)
+    }
+
     #[inline]
     pub fn get_mut(&mut self, slot: u32) -> &mut Order {
         &mut self.slab[slot as usize]
     }
 
-    #[inline]
-    pub fn names(&self, slot: u32) -> &Names {
-        &self.names[slot as usize]
-    }
-
-    /// An order without its names.
+    /// An order without most of its names.
     #[inline]
     pub fn prefetch(&self, slot: u32) {
         super::prefetch(self.slab.get(slot as usize));
     }
 
     #[inline]
-    pub fn prefetch_names(&self, slot: u32) {
-        if let Some(names) = self.names.get(slot as usize) {
-            super::prefetch_whole(names);
+    pub fn prefetch_whole(&self, slot: u32) {
+        if let Some(order) = self.slab.get(slot as usize) {
+            super::prefetch_whole(order);
         }
     }
 
+    /// What tells the next free slot.
     #[inline]
-    pub fn prefetch_tag(&self, slot: u32) {
-        super::prefetch(self.user_tags.get(slot as usize));
+    pub fn prefetch_free_list(&self) {
+        super::prefetch(self.free.last());
     }
 
     /// The slot that the `n`-th next insertion will take, as things are now.
     #[inline]
-    pub fn free_slot(&self, n: usize) -> Option<u32> {
-        self.free.len().checked_sub(n + 1).map(|at| self.free[at])
+    pub fn prefetch_free(&self, n: usize) {
+        if let Some(slot) = self.free.get(self.free.len().wrapping_sub(n + 1)) {
+            self.prefetch_whole(*slot);
+        }
     }
 
     /// Slots in use, in no particular order.
@@ -236,9 +218,9 @@ impl Orders {
 
     /// Slots of one user's orders, by queue rank.
     pub fn of_user(&self, user: &UserId) -> Vec<u32> {
-        let tag = tag_of(user_mark(user));
+        let tag = tag_of(user);
         let tagged = self.user_tags.iter().enumerate().filter(|(_, t)| **t == tag).map(|(slot, _)| slot as u32);
-        let mut slots: Vec<u32> = tagged.filter(|slot| self.names(*slot).user == *user).collect();
+        let mut slots: Vec<u32> = tagged.filter(|slot| self.get(*slot).user == *user).collect();
         slots.sort_unstable_by_key(|slot| self.get(*slot).rank);
         slots
     }

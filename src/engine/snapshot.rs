@@ -15,7 +15,7 @@
 use std::collections::BTreeMap;
 
 use super::ids::{FINISHED_MAX, Ids};
-use super::orders::{NONE, Order, flags_are_valid, user_mark};
+use super::orders::{Fresh, flags_are_valid};
 use super::{Book, RESTING_MAX, RULES_VERSION};
 use crate::domain::machine::SnapshotError;
 use crate::domain::{Digest, Instrument, Machine, Micros, OrderId, Price, Quantity, Side, UserId};
@@ -62,7 +62,7 @@ fn put_orders(book: &Book, b: &mut Vec<u8>) {
     orders().for_each(|o| put(b, o.open.into()));
     orders().for_each(|o| put(b, o.filled.into()));
     orders().for_each(|o| b.push(o.flags));
-    let names = || slots.iter().map(|slot| book.orders.names(*slot));
+    let names = orders;
     let mut users: BTreeMap<UserId, u64> = names().map(|n| (n.user, 0)).collect();
     put(b, users.len() as u64);
     for (n, (user, number)) in (0..).zip(&mut users) {
@@ -290,24 +290,24 @@ fn read_orders(r: &mut Reader<'_>, book: &mut Book) -> Result<(), SnapshotError>
     for i in 0..n {
         let user = *users.get(user_of[i] as usize).ok_or_else(|| damaged("user number"))?;
         let order_id = read_order_id(r)?;
-        let order = Order {
-            next: NONE,
-            prev: NONE,
-            block: NONE,
+        let order = Fresh {
+            id: book.hasher.id(&user, &order_id),
             open: opens[i],
             filled: filled[i],
             quantity: quantities[i],
-            rank: ranks[i],
-            id: book.hasher.id(&user, &order_id),
-            place: 0,
             flags: flags[i],
-            user: user_mark(&user),
+            user: &user,
+            order_id: &order_id,
         };
-        check(book, &order, prices[i], next_rank)?;
+        check(book, &order, prices[i])?;
+        if ranks[i] >= next_rank {
+            return Err(damaged("order's rank"));
+        }
         book.next_rank = ranks[i];
-        let slot = book.orders.insert(order, &order_id, &user);
+        let slot = book.orders.insert(&order);
         book.ids.live(order.id, slot);
-        book.join(slot, prices[i]);
+        let side = book.orders.get(slot).side();
+        book.join(slot, side, opens[i], prices[i]);
     }
     book.next_rank = next_rank;
     let crossed = match (book.bids.best(), book.asks.best()) {
@@ -317,7 +317,7 @@ fn read_orders(r: &mut Reader<'_>, book: &mut Book) -> Result<(), SnapshotError>
     if crossed { Err(damaged("book is crossed")) } else { Ok(()) }
 }
 
-fn check(book: &Book, o: &Order, price: u64, next_rank: u64) -> Result<(), SnapshotError> {
+fn check(book: &Book, o: &Fresh<'_>, price: u64) -> Result<(), SnapshotError> {
     let amounts = u64::from(o.open) + u64::from(o.filled) <= u64::from(o.quantity);
     if o.open == 0 || !amounts || u64::from(o.quantity) > Quantity::MAX.0 {
         return Err(damaged("order's quantities"));
@@ -325,8 +325,8 @@ fn check(book: &Book, o: &Order, price: u64, next_rank: u64) -> Result<(), Snaps
     if price == 0 || price > Price::MAX.0 || !price.is_multiple_of(book.unit) {
         return Err(damaged("order's price"));
     }
-    if o.rank >= next_rank || !flags_are_valid(o.flags) {
-        return Err(damaged("order's rank or flags"));
+    if !flags_are_valid(o.flags) {
+        return Err(damaged("order's flags"));
     }
     if book.ids.find(o.id, &book.orders).is_some() {
         return Err(damaged("order id is there twice"));
