@@ -1,4 +1,5 @@
-//! The baseline of `bench order-entry`: a bare actix WebSocket echo that answers a message after N durable appends.
+//! The baseline of `bench order-entry`: a bare actix WebSocket echo that answers a message after N durable appends, and makes
+//! more of them behind the answer if asked to.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -21,13 +22,31 @@ pub struct BaselineArgs {
     /// Durable appends before the echo.
     #[arg(long)]
     pub appends: u32,
+    /// Durable appends behind the echo, which nobody waits for.
+    #[arg(long, default_value_t = 0)]
+    pub behind: u32,
     #[arg(long)]
     pub data: PathBuf,
 }
 
+#[derive(Clone)]
 struct Echo {
     session: Arc<dyn Session>,
     appends: u32,
+    behind: u32,
+}
+
+/// One durable append after another; the first is an order, the others what became of it.
+async fn append(session: &Arc<dyn Session>, text: &[u8], numbers: std::ops::Range<u32>) {
+    for n in numbers {
+        let topic = if n == 0 { Topic::Orders } else { Topic::Events };
+        let value = Bytes::copy_from_slice(text);
+        let (key, header) = (Bytes::from_static(b"ECHO"), Bytes::new());
+        let record = NewRecord { to: TopicPartition { topic, partition: 0 }, key, header, value };
+        if session.append(record).await.is_err() {
+            break;
+        }
+    }
 }
 
 impl Actor for Echo {
@@ -40,30 +59,24 @@ impl StreamHandler<Result<ws::Message, ws::ProtocolError>> for Echo {
             ctx.stop();
             return;
         };
-        let (session, appends) = (Arc::clone(&self.session), self.appends);
+        let Self { session, appends, behind } = self.clone();
         let work = async move {
-            for n in 0..appends {
-                let topic = if n == 0 { Topic::Orders } else { Topic::Events };
-                let value = Bytes::copy_from_slice(text.as_bytes());
-                let (key, header) = (Bytes::from_static(b"ECHO"), Bytes::new());
-                let record = NewRecord { to: TopicPartition { topic, partition: 0 }, key, header, value };
-                if session.append(record).await.is_err() {
-                    break;
-                }
-            }
+            append(&session, text.as_bytes(), 0..appends).await;
             text
         };
-        ctx.spawn(work.into_actor(self).map(|text, _, ctx| ctx.text(text)));
+        ctx.spawn(work.into_actor(self).map(move |text, echo, ctx| {
+            if behind > 0 {
+                let (session, text) = (Arc::clone(&echo.session), text.clone());
+                let work = async move { append(&session, text.as_bytes(), appends..appends + behind).await };
+                ctx.spawn(work.into_actor(echo));
+            }
+            ctx.text(text);
+        }));
     }
 }
 
-async fn open(
-    request: HttpRequest,
-    body: web::Payload,
-    state: web::Data<(Arc<dyn Session>, u32)>,
-) -> actix_web::Result<HttpResponse> {
-    let (session, appends) = (Arc::clone(&state.0), state.1);
-    ws::start(Echo { session, appends }, &request, body)
+async fn open(request: HttpRequest, body: web::Payload, state: web::Data<Echo>) -> actix_web::Result<HttpResponse> {
+    ws::start(Echo::clone(&state), &request, body)
 }
 
 /// Serves until it is killed.
@@ -74,7 +87,7 @@ pub fn run(args: BaselineArgs) -> anyhow::Result<()> {
     System::new().block_on(async move {
         let log = EmbeddedLog::open(&EmbeddedLogOptions::new(&args.data, 1))?;
         let session = log.open_session(SessionOptions { name: "baseline".into(), queue_bytes_max: QUEUE_BYTES_MAX })?;
-        let state = web::Data::new((session, args.appends));
+        let state = web::Data::new(Echo { session, appends: args.appends, behind: args.behind });
         HttpServer::new(move || App::new().app_data(state.clone()).route("/ws", web::get().to(open)))
             .on_connect(|connection, _| {
                 // Without it Nagle's algorithm holds an answer back until the client sends again.

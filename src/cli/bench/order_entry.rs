@@ -24,8 +24,9 @@ const SYMBOL: &str = "BENCH";
 const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 /// Share of the run that only warms up.
 const WARM_UP: f64 = 0.1;
-/// Baselines may take so many appends before they answer.
-const APPENDS: [u32; 3] = [0, 1, 2];
+/// How many durable appends the baselines make before they answer, and behind that. The last does to the disk what the
+/// exchange does: the order, then what became of it.
+const APPENDS: [(u32, u32); 4] = [(0, 0), (1, 0), (2, 0), (1, 1)];
 
 #[derive(Debug, Clone, clap::Args)]
 pub struct OrderEntryArgs {
@@ -65,8 +66,9 @@ struct Subject {
 }
 
 impl Subject {
-    async fn baseline(data: &Path, appends: u32) -> anyhow::Result<Self> {
-        let args = ["bench", "baseline-server", "--appends", &appends.to_string()];
+    async fn baseline(data: &Path, (appends, behind): (u32, u32)) -> anyhow::Result<Self> {
+        let (appends, behind) = (appends.to_string(), behind.to_string());
+        let args = ["bench", "baseline-server", "--appends", &appends, "--behind", &behind];
         let mut server = ServerProcess::start(&args, data, true, &[])?;
         server.listening().await?;
         let socket = connect(&server.url("ws"), None).await?;
@@ -199,7 +201,10 @@ pub fn run(args: OrderEntryArgs) -> anyhow::Result<()> {
         let folder = tempfile::Builder::new().prefix("hotbook-bench-").tempdir_in(dir)?;
         let mut subjects = Vec::new();
         for appends in APPENDS {
-            subjects.push(Subject::baseline(&folder.path().join(format!("baseline-{appends}")), appends).await?);
+            subjects.push(
+                Subject::baseline(&folder.path().join(format!("baseline-{}-{}", appends.0, appends.1)), appends)
+                    .await?,
+            );
         }
         subjects.push(Subject::exchange(&folder.path().join("exchange")).await?);
         let turns = args.turns.max(1);
@@ -218,13 +223,14 @@ pub fn run(args: OrderEntryArgs) -> anyhow::Result<()> {
 }
 
 fn report(args: &OrderEntryArgs, subjects: &[Subject]) -> anyhow::Result<()> {
-    let [echo, one, two, ours] = subjects else { bail!("four were measured") };
+    let [echo, one, two, both, ours] = subjects else { bail!("five were measured") };
     let mut table = HashMap::new();
     println!("{:<34} {:>10} {:>10} {:>10}", "microseconds", "p50", "p99", "max");
     let rows = [
         ("echo", "bare echo", &echo.took[0]),
         ("baseline_ack", "echo + 1 durable append", &one.took[0]),
         ("baseline_fill", "echo + 2 durable appends", &two.took[0]),
+        ("baseline_ack_same_disk", "echo + 1, another one behind it", &both.took[0]),
         ("ack", "order to ACK", &ours.took[0]),
         ("fill", "order to FILL", &ours.took[1]),
     ];
@@ -238,6 +244,8 @@ fn report(args: &OrderEntryArgs, subjects: &[Subject]) -> anyhow::Result<()> {
     let ratios = json!({
         "ack_p50": ratio(ack, &one.took[0], 0.5), "ack_p99": ratio(ack, &one.took[0], 0.99),
         "ack_p99_median_of_turns": median_of_turns(&ours.turns, &one.turns, 0),
+        "ack_p50_same_disk": ratio(ack, &both.took[0], 0.5), "ack_p99_same_disk": ratio(ack, &both.took[0], 0.99),
+        "ack_p99_same_disk_median_of_turns": median_of_turns(&ours.turns, &both.turns, 0),
         "fill_p50": ratio(fill, &two.took[0], 0.5), "fill_p99": ratio(fill, &two.took[0], 0.99),
         "fill_p99_median_of_turns": median_of_turns(&ours.turns, &two.turns, 1),
     });
