@@ -1,12 +1,12 @@
 # The targets that the README and CI use.
 CARGO ?= cargo
 
-# The adapters that have tests against the real servers, and those tests.
-ADAPTERS = kafka,redis,s3,services-tests
-ADAPTER_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services \
-	--test cluster_one --test cluster_faults --test cluster_clients
+# What is tested against real servers and in a real browser, and those tests. One set of features: they are built once.
+OUTSIDE = kafka,redis,s3,services-tests,browser-tests
+OUTSIDE_TESTS = --test ports_log_kafka --test ports_routes_redis --test ports_snapshots_s3 --test services \
+	--test cluster_one --test cluster_faults --test cluster_clients --test cluster_three --test chaos --test pages_browser
 
-.PHONY: run test test-adapters test-pages check bench sim
+.PHONY: run test test-outside chaos check bench sim
 
 run:            ## the exchange on embedded parts, at http://127.0.0.1:8080
 	$(CARGO) run --release
@@ -15,17 +15,16 @@ test:           ## every test
 	$(CARGO) fmt --check
 	$(CARGO) clippy --all-targets --locked -- -D warnings
 	$(CARGO) test --locked
-	$(MAKE) test-adapters test-pages
+	$(MAKE) test-outside
 
-test-adapters:  ## the adapters against real servers, which are fetched and started here (README.md)
-	scripts/services install kafka redis s3 python
-	$(CARGO) clippy --all-targets --locked --features $(ADAPTERS) -- -D warnings
-	$(CARGO) test --locked --features $(ADAPTERS) $(ADAPTER_TESTS)
+test-outside:   ## real servers and a real browser, which are fetched and started here (README.md)
+	scripts/services install kafka redis s3 python browser
+	$(CARGO) clippy --all-targets --locked --features $(OUTSIDE) -- -D warnings
+	$(CARGO) test --locked --features $(OUTSIDE) $(OUTSIDE_TESTS)
 
-test-pages:     ## the pages in a real browser, which is fetched and started here (README.md)
-	scripts/services install browser
-	$(CARGO) clippy --tests --locked --features browser-tests -- -D warnings
-	$(CARGO) test --locked --features browser-tests --test pages_browser
+chaos:          ## a hundred faults on a cluster, the audit clean after each; HOTBOOK_CHAOS_SEED chooses others
+	scripts/services install kafka redis s3
+	HOTBOOK_CHAOS_FAULTS=$${HOTBOOK_CHAOS_FAULTS:-100} $(CARGO) test --locked --features $(OUTSIDE) --test chaos -- --nocapture
 
 check: test     ## what a commit must pass: tests, and licences, bans, sources and advisories of the crates (deny.toml)
 	scripts/deny

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-const PROTOS: [&str; 1] = ["hotbook/v1/engine.proto"];
+const PROTOS: [&str; 2] = ["hotbook/v1/engine.proto", "hotbook/v1/peer.proto"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");

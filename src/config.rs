@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::migration::placement::PlacementMode;
 
-pub use cluster::KafkaSecurity;
+pub use cluster::{KafkaSecurity, Role};
 
 /// Where gRPC listens unless it is told otherwise.
 pub const GRPC_PORT: u16 = 50_051;
@@ -32,6 +32,10 @@ pub struct Config {
     pub http_workers: usize,
     pub data_dir: PathBuf,
     pub nodes: usize,
+    /// In a cluster: what this process does.
+    pub role: Role,
+    /// In a cluster: `host:port` at which other processes reach its gRPC; unless it is said, `grpc_host` and `grpc_port`.
+    pub peer_address: Option<String>,
     /// Partitions of `orders`; fixed when the data folder, or the topics of a cluster, are made.
     pub partitions: u32,
     /// Threads for the books of each node; 0 = one per core, divided among the nodes.
@@ -76,6 +80,8 @@ pub struct Config {
     pub placement_nodes_min: usize,
     /// Development only: CPU time that each command of a symbol costs on top, in microseconds.
     pub dev_command_cost_us: BTreeMap<String, u64>,
+    /// Development only: how long each step of a move waits before anything is done for it.
+    pub dev_move_step_ms: u64,
     pub jwt_secret: Option<String>,
     pub cluster_secret: Option<String>,
     /// Name of this process's node; of several: what their names begin with. Without one they are n1 to nN.
@@ -121,6 +127,8 @@ impl Default for Config {
             http_workers: 0,
             data_dir: "./hotbook-data".into(),
             nodes: 1,
+            role: Role::Both,
+            peer_address: None,
             partitions: 64,
             book_threads_per_node: 0,
             accept_lost_tail: false,
@@ -146,6 +154,7 @@ impl Default for Config {
             placement_moves_max: 4,
             placement_nodes_min: 0,
             dev_command_cost_us: BTreeMap::new(),
+            dev_move_step_ms: 0,
             jwt_secret: None,
             cluster_secret: None,
             node_id: None,
@@ -232,6 +241,7 @@ const ORIGINAL_ENVIRONMENT: [(&str, &str); 7] = [
 const TEXT_KEYS: &[&str] = &[
     "http_host",
     "grpc_host",
+    "peer_address",
     "data_dir",
     "log_level",
     "jwt_secret",

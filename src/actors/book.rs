@@ -360,11 +360,19 @@ impl BookActor {
         if self.replica.as_ref().is_none_or(|r| r.mode() != Mode::Hold(epoch)) {
             return;
         }
-        if looks < HOLD_LOOKS && from != self.node.id && self.node.peers.follows(&from, &self.symbol) {
-            ctx.run_later(HOLD_LOOK, move |book, ctx| book.watch_hold(epoch, from, looks + 1, ctx));
-        } else {
+        if looks >= HOLD_LOOKS || from == self.node.id {
             self.take_over(epoch, ctx);
+            return;
         }
+        let (peers, symbol) = (Arc::clone(&self.node.peers), self.symbol);
+        let follows = async move { peers.ask_follows(from, symbol).await };
+        ctx.spawn(follows.into_actor(self).map(move |follows, book, ctx| {
+            if follows {
+                ctx.run_later(HOLD_LOOK, move |book, ctx| book.watch_hold(epoch, from, looks + 1, ctx));
+            } else {
+                book.take_over(epoch, ctx);
+            }
+        }));
     }
 
     fn take_over(&mut self, epoch: Epoch, ctx: &mut Context<Self>) {

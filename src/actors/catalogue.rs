@@ -4,15 +4,19 @@
 //! is harmless. The first entry of a symbol stands: two listings at once must not disagree about where to begin.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
 
 use crate::domain::{NodeId, Offset, Symbol};
 use crate::ports::log::{Log, LogError, NewRecord, Session, Topic, TopicPartition};
 
 const READ_RECORDS_MAX: usize = 4_096;
+/// How long to wait before reading again after the log gave an error.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The `symbols` topic.
 pub const SYMBOLS: TopicPartition = TopicPartition { topic: Topic::Symbols, partition: 0 };
@@ -34,6 +38,8 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Catalogue {
     entries: RwLock<BTreeMap<Symbol, Entry>>,
+    /// All records before this one are in `entries`.
+    next: Mutex<Offset>,
 }
 
 impl Catalogue {
@@ -43,18 +49,52 @@ impl Catalogue {
     /// [`LogError`] when it cannot be read.
     pub async fn read(log: &dyn Log) -> Result<Self, LogError> {
         let catalogue = Self::default();
+        *catalogue.next.lock() = log.start_offset(SYMBOLS).await?;
+        catalogue.catch_up(log).await?;
+        Ok(catalogue)
+    }
+
+    /// Takes in what the topic holds by now.
+    ///
+    /// # Errors
+    /// [`LogError`] when it cannot be read.
+    pub async fn catch_up(&self, log: &dyn Log) -> Result<(), LogError> {
         let end = log.end_offset(SYMBOLS).await?;
-        let mut next = log.start_offset(SYMBOLS).await?;
-        while next < end {
-            for record in log.read(SYMBOLS, next, READ_RECORDS_MAX).await? {
-                next = record.offset.next();
-                match rmp_serde::from_slice::<Entry>(&record.value) {
-                    Ok(entry) => _ = catalogue.entries.write().entry(entry.symbol).or_insert(entry),
-                    Err(e) => tracing::error!(offset = %record.offset, error = %e, "catalogue entry is unreadable"),
+        while *self.next.lock() < end {
+            self.read_some(log).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes in what other processes enter, for as long as the log can be read.
+    pub async fn follow(self: Arc<Self>, log: Arc<dyn Log>) {
+        loop {
+            match self.read_some(&*log).await {
+                Ok(()) => {}
+                Err(LogError::Closed) => return,
+                Err(e) => {
+                    tracing::warn!(error = %e, "the catalogue of symbols cannot be read");
+                    tokio::time::sleep(RETRY).await;
                 }
             }
         }
-        Ok(catalogue)
+    }
+
+    /// Several may read at once: the same records then, in the same order.
+    async fn read_some(&self, log: &dyn Log) -> Result<(), LogError> {
+        let from = *self.next.lock();
+        let records = log.read(SYMBOLS, from, READ_RECORDS_MAX).await?;
+        let Some(last) = records.last() else { return Ok(()) };
+        let next = last.offset.next();
+        for record in records {
+            match rmp_serde::from_slice::<Entry>(&record.value) {
+                Ok(entry) => _ = self.entries.write().entry(entry.symbol).or_insert(entry),
+                Err(e) => tracing::error!(offset = %record.offset, error = %e, "catalogue entry is unreadable"),
+            }
+        }
+        let mut known = self.next.lock();
+        *known = next.max(*known);
+        Ok(())
     }
 
     pub fn get(&self, symbol: &Symbol) -> Option<Entry> {
@@ -65,15 +105,23 @@ impl Catalogue {
         self.entries.read().values().copied().collect()
     }
 
-    /// Enters a symbol durably. The caller holds the listing lock, so that nobody enters it at the same time.
+    /// Enters a symbol durably; gives the entry that stands: another process's, if that was first.
     ///
     /// # Errors
     /// [`LogError`] when it is not known to be durable.
-    pub async fn enter(&self, session: &dyn Session, entry: Entry) -> Result<(), LogError> {
-        let value = Bytes::from(rmp_serde::to_vec_named(&entry).unwrap_or_default());
-        let key = Bytes::copy_from_slice(entry.symbol.as_bytes());
-        session.append(NewRecord { to: SYMBOLS, key, header: Bytes::new(), value }).await?;
-        self.entries.write().insert(entry.symbol, entry);
-        Ok(())
+    pub async fn enter(&self, log: &dyn Log, session: &dyn Session, entry: Entry) -> Result<Entry, LogError> {
+        session.append(record(&entry)).await?;
+        self.catch_up(log).await?;
+        let standing = self.get(&entry.symbol).unwrap_or(entry);
+        if standing != entry {
+            // The topic keeps the newest record of each symbol, in the long run: that must be the one that stands.
+            session.append(record(&standing)).await?;
+        }
+        Ok(standing)
     }
+}
+
+fn record(entry: &Entry) -> NewRecord {
+    let value = Bytes::from(rmp_serde::to_vec_named(entry).unwrap_or_default());
+    NewRecord { to: SYMBOLS, key: Bytes::copy_from_slice(entry.symbol.as_bytes()), header: Bytes::new(), value }
 }

@@ -55,8 +55,12 @@ impl Directory {
         }
     }
 
-    pub fn remove(&self, symbol: &Symbol) {
-        self.books.write().remove(symbol);
+    /// A replica is gone: if it stood for the book, no replica of this process does.
+    pub(super) fn forget(&self, status: &Arc<BookStatus>) {
+        let mut books = self.books.write();
+        if books.get(&status.symbol).is_some_and(|known| Arc::ptr_eq(known, status)) {
+            books.remove(&status.symbol);
+        }
     }
 }
 
@@ -307,14 +311,6 @@ impl BookStatus {
         *self.owner.write() = owner;
         self.holding.store(holding, Ordering::Release);
         self.owes.store(owes, Ordering::Release);
-    }
-
-    /// Another replica has read further: what the log says of the owner, for a book whose own replica is gone.
-    pub(super) fn learn_owner(&self, owner: NodeId, epoch: Epoch) {
-        if epoch > self.epoch() {
-            *self.owner.write() = owner;
-            self.epoch.store(epoch.0, Ordering::Release);
-        }
     }
 
     pub(super) fn set_active(&self, active: bool) {

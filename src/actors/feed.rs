@@ -172,6 +172,7 @@ impl FeedActor {
     }
 
     fn sort(&mut self, record: &Record, ctx: &mut Context<Self>) {
+        self.node.owners.read(record, self.from.partition, &*self.node.log, &self.node.keyring);
         let Ok(symbol) = Symbol::from_bytes(&record.key) else {
             self.refuse(record);
             return;

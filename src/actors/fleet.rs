@@ -1,21 +1,28 @@
-//! The nodes of the process: which take books, which give theirs away, and how one ends.
+//! The nodes of the process: which take books, which give theirs away, and how one ends. And where the books of dead nodes
+//! of the cluster go.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 
+use super::cluster::Members;
 use super::decisions::Decisions;
 use super::directory::{BookStatus, Directory};
 use super::leader;
-use super::moves::Moves;
+use super::moves::{MoveError, Moves};
 use super::node::{NodeContext, NodeSupervisor};
+use super::owners::{Owner, Owners};
 use super::standbys::Standbys;
 use crate::domain::{NodeId, Symbol};
-use crate::migration::handover::Cause;
+use crate::migration::handover::{Cause, MoveId};
 use crate::migration::sharing::{Homeless, Room, share_out};
 use crate::ports::routes::NodeStatus;
+
+/// A node of another process that was asked to take a book is asked again after this time.
+const ASK_AGAIN: Duration = Duration::from_secs(3);
 
 /// Why a node cannot be drained or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,6 +31,8 @@ pub enum DrainError {
     UnknownNode,
     #[error("there is no other node to take its books")]
     LastNode,
+    #[error("the node's process does not answer")]
+    NoAnswer,
 }
 
 /// A node as the administrator sees it.
@@ -113,21 +122,35 @@ impl RunningNode {
 /// All nodes of the process.
 pub struct Fleet {
     nodes: Vec<RunningNode>,
-    directory: Arc<Directory>,
-    moves: Arc<Moves>,
-    decisions: Arc<Decisions>,
+    parts: FleetParts,
     /// `None`: no book has one.
     standbys: Option<Standbys>,
+    /// Books that another process was asked to take, and when.
+    asked: parking_lot::Mutex<HashMap<Symbol, Instant>>,
+}
+
+/// What the nodes work with together.
+pub struct FleetParts {
+    pub directory: Arc<Directory>,
+    pub owners: Arc<Owners>,
+    pub members: Arc<Members>,
+    pub moves: Arc<Moves>,
+    pub decisions: Arc<Decisions>,
 }
 
 impl Fleet {
-    pub fn new(
-        nodes: Vec<RunningNode>,
-        directory: Arc<Directory>,
-        moves: Arc<Moves>,
-        decisions: Arc<Decisions>,
-    ) -> Self {
-        Self { nodes, directory, moves, decisions, standbys: None }
+    pub fn new(nodes: Vec<RunningNode>, parts: FleetParts) -> Self {
+        Self { nodes, parts, standbys: None, asked: parking_lot::Mutex::default() }
+    }
+
+    /// The nodes of other processes.
+    pub fn members(&self) -> &Arc<Members> {
+        &self.parts.members
+    }
+
+    /// Who owns each book, by the log.
+    pub fn owners(&self) -> &Arc<Owners> {
+        &self.parts.owners
     }
 
     /// Has each book followed on so many other nodes: 0 or 1.
@@ -144,12 +167,12 @@ impl Fleet {
     }
 
     pub(super) fn moving(&self) -> HashSet<Symbol> {
-        self.moves.moving()
+        self.parts.moves.moving()
     }
 
     /// Whether books of a dead node are being taken over.
     pub(super) fn is_recovering(&self) -> bool {
-        self.moves.under_way().iter().any(|plan| plan.cause == Cause::Recovery)
+        self.parts.moves.under_way().iter().any(|plan| plan.cause == Cause::Recovery)
     }
 
     pub fn all(&self) -> &[RunningNode] {
@@ -162,23 +185,24 @@ impl Fleet {
 
     /// The node of the process whose replica stands for a symbol's book.
     pub fn node_of(&self, symbol: &Symbol) -> Option<&RunningNode> {
-        self.get(&self.directory.get(symbol)?.node())
+        self.get(&self.parts.directory.get(symbol)?.node())
     }
 
-    /// The nodes that take books.
+    /// The nodes of the process that take books.
     pub fn open_ids(&self) -> impl Iterator<Item = NodeId> {
         self.nodes.iter().filter(|n| n.takes_books()).map(|n| n.context.id)
     }
 
     pub fn views(&self) -> Vec<NodeView> {
-        let (all, leader) = (self.directory.all(), self.decisions.leader());
+        let (all, leader) = (self.parts.directory.all(), self.parts.decisions.leader());
+        let owned = self.parts.owners.all();
         let view = |n: &RunningNode| {
             let books = || all.iter().filter(|b| b.node() == n.context.id);
             NodeView {
                 id: n.context.id,
                 load: if n.context.is_alive() { n.context.load().load } else { 0.0 },
                 cores: n.context.settings.cores,
-                books: books().count(),
+                books: owned.iter().filter(|(_, owner)| owner.node == n.context.id).count(),
                 rate: books().map(|b| b.rate()).fold(0.0, |all, rate| all + rate),
                 lag: books().map(|b| b.lag()).sum(),
                 waiting_us: books().map(|b| b.waiting_us()).max().unwrap_or(0),
@@ -189,6 +213,24 @@ impl Fleet {
         self.nodes.iter().map(view).collect()
     }
 
+    /// Nodes of other processes that are dead, as they were when they were last heard of.
+    pub fn dead_members(&self) -> Vec<NodeView> {
+        let owned = self.parts.owners.all();
+        let dead = self.parts.members.all().into_iter().filter(|m| !m.is_alive());
+        let view = |m: Arc<super::cluster::Member>| NodeView {
+            id: m.node,
+            load: 0.0,
+            cores: m.room().cores,
+            books: owned.iter().filter(|(_, owner)| owner.node == m.node).count(),
+            rate: 0.0,
+            lag: 0,
+            waiting_us: 0,
+            leads: false,
+            status: "DOWN",
+        };
+        dead.map(view).collect()
+    }
+
     /// Moves all books of a node to the others, and gives it none from now on. Returns at once with the number of
     /// books that are still to leave.
     ///
@@ -196,7 +238,8 @@ impl Fleet {
     /// [`DrainError`].
     pub fn drain(&self, id: &NodeId) -> Result<usize, DrainError> {
         let node = self.get(id).ok_or(DrainError::UnknownNode)?;
-        if !self.open_ids().any(|other| other != *id) {
+        let is_last = !self.open_ids().any(|other| other != *id);
+        if is_last && !self.parts.members.takes_books() {
             return Err(DrainError::LastNode);
         }
         node.draining.store(true, Ordering::Release);
@@ -217,6 +260,22 @@ impl Fleet {
         Ok(books)
     }
 
+    /// Has a node of this process give its books to other processes; whether there is one that takes them.
+    pub(super) fn leave(&self, id: &NodeId) -> bool {
+        let Some(node) = self.get(id).filter(|_| self.parts.members.takes_books()) else { return false };
+        node.draining.store(true, Ordering::Release);
+        true
+    }
+
+    /// Whether the nodes of the process own nothing and owe nobody anything.
+    pub(super) fn is_empty(&self) -> bool {
+        self.nodes.iter().filter(|n| n.context.is_alive()).all(RunningNode::is_empty)
+    }
+
+    pub(super) fn has_no_replicas(&self) -> bool {
+        self.nodes.iter().filter(|n| n.context.is_alive()).all(|n| n.context.statuses().is_empty())
+    }
+
     /// One look at every book: those of dead and draining nodes are moved to their standbys, or to the least loaded others,
     /// of dead ones by the leader's process. Ends the nodes that only waited for that.
     pub(super) fn look_after_books(&self) {
@@ -225,40 +284,127 @@ impl Fleet {
             node.context.end();
             node.end_threads();
         }
-        let books = self.directory.all();
-        self.look_after_homeless(&books);
+        self.look_after_homeless();
         if let Some(standbys) = &self.standbys {
-            standbys.look(self, &books);
+            standbys.look(self, &self.parts.directory.all());
         }
     }
 
-    fn look_after_homeless(&self, books: &[Arc<BookStatus>]) {
-        let leads = leader::is_led_from_here(&self.decisions, |id| self.get(id).is_some());
-        let leaving: HashMap<NodeId, Cause> = self
-            .nodes
-            .iter()
-            .filter(|n| !n.takes_books())
-            .map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }))
-            .filter(|(_, cause)| leads || *cause == Cause::Drain)
-            .collect();
+    fn look_after_homeless(&self) {
+        let FleetParts { directory, owners, moves, .. } = &self.parts;
+        let owned = owners.all();
+        let leaving = self.leaving(&owned);
         if leaving.is_empty() {
             return;
         }
-        let moving = self.moves.moving();
+        let moving = moves.moving();
+        let mut asked = self.asked.lock();
+        asked.retain(|_, at| at.elapsed() < ASK_AGAIN);
+        let homeless = owned.iter().filter(|(symbol, owner)| {
+            leaving.contains_key(&owner.node) && !moving.contains(symbol) && !asked.contains_key(symbol)
+        });
+        let causes: HashMap<Symbol, Cause> = homeless.clone().map(|(s, owner)| (*s, leaving[&owner.node])).collect();
+        let homeless = homeless.map(|(symbol, owner)| {
+            let standby = self.standby_of(symbol).map(|standby| standby.node());
+            let busy = directory.get(symbol).map_or(0.0, |book| book.busy());
+            Homeless { symbol: *symbol, partition: owner.partition, busy, standby }
+        });
+        let mut elsewhere: BTreeMap<(NodeId, Cause), Vec<Symbol>> = BTreeMap::new();
+        for (symbol, to) in share_out(homeless.collect(), &mut self.rooms(&owned)) {
+            if self.get(&to).is_some() {
+                // Refused if it cannot be moved just now: looked at again.
+                _ = moves.begin(symbol, to, causes[&symbol]);
+            } else {
+                asked.insert(symbol, Instant::now());
+                elsewhere.entry((to, causes[&symbol])).or_default().push(symbol);
+            }
+        }
+        for ((to, cause), symbols) in elsewhere {
+            self.ask_to_take(to, symbols, cause);
+        }
+    }
+
+    /// The nodes whose books must go: those of the process that give them away or died, and those of the cluster that died,
+    /// if this process looks after the dead.
+    fn leaving(&self, owned: &[(Symbol, Owner)]) -> HashMap<NodeId, Cause> {
+        let leads = leader::is_led_from_here(&self.parts.decisions, |id| self.get(id).is_some());
+        let mine = self.nodes.iter().filter(|n| !n.takes_books());
+        let mine = mine.map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }));
+        let mut leaving: HashMap<NodeId, Cause> = mine.filter(|(_, cause)| leads || *cause == Cause::Drain).collect();
+        if leads && self.parts.members.is_cluster() {
+            let others: HashSet<NodeId> =
+                owned.iter().map(|(_, owner)| owner.node).filter(|id| self.get(id).is_none()).collect();
+            let dead = others.into_iter().filter(|id| self.parts.members.is_dead(id));
+            leaving.extend(dead.map(|id| (id, Cause::Recovery)));
+        }
+        leaving
+    }
+
+    /// The nodes of the cluster that take books, with what each has.
+    fn rooms(&self, owned: &[(Symbol, Owner)]) -> BTreeMap<NodeId, Room> {
         let room = |n: &RunningNode| {
-            let books = books.iter().filter(|b| b.owner() == n.context.id).count();
+            let books = owned.iter().filter(|(_, owner)| owner.node == n.context.id).count();
             (n.context.id, Room { books, load: n.context.load().load, cores: n.context.settings.cores })
         };
-        let mut rooms = self.nodes.iter().filter(|n| n.takes_books()).map(room).collect();
-        let homeless = books.iter().filter(|b| leaving.contains_key(&b.owner()) && !moving.contains(&b.symbol));
-        let causes: HashMap<Symbol, Cause> = homeless.clone().map(|b| (b.symbol, leaving[&b.owner()])).collect();
-        let homeless = homeless.map(|b| {
-            let standby = self.standby_of(&b.symbol).map(|standby| standby.node());
-            Homeless { symbol: b.symbol, partition: b.partition, busy: b.busy(), standby }
+        let others = self.parts.members.all();
+        let others = others.iter().filter(|m| m.takes_books()).map(|m| (m.node, m.room()));
+        self.nodes.iter().filter(|n| n.takes_books()).map(room).chain(others).collect()
+    }
+
+    /// The node of the cluster that takes books and has the fewest.
+    pub fn emptiest(&self, owner_of_entries: impl Fn(&NodeId) -> usize) -> Option<NodeId> {
+        let others = self.parts.members.all();
+        let others = others.iter().filter(|m| m.takes_books()).map(|m| m.node);
+        self.open_ids().chain(others).min_by_key(|id| (owner_of_entries(id), *id))
+    }
+
+    fn ask_to_take(&self, to: NodeId, symbols: Vec<Symbol>, cause: Cause) {
+        let Some(member) = self.parts.members.get(&to) else { return };
+        self.parts.members.spawn(async move {
+            match member.link().begin_moves(to, &symbols, cause).await {
+                Ok(begun) => {
+                    let refused = begun.iter().filter(|b| b.is_err()).count();
+                    tracing::info!(node = %to, ?cause, books = symbols.len(), refused, "node was asked to take books");
+                }
+                Err(e) => tracing::warn!(node = %to, error = %e, "node cannot be asked to take books"),
+            }
         });
-        for (symbol, to) in share_out(homeless.collect(), &mut rooms) {
-            // Refused if it cannot be moved just now: looked at again.
-            _ = self.moves.begin(symbol, to, causes[&symbol]);
+    }
+
+    /// Begins to move a book to a node of any process.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub async fn move_book(&self, symbol: Symbol, to: NodeId, cause: Cause) -> Result<MoveId, MoveError> {
+        match self.parts.members.get(&to) {
+            Some(member) if self.get(&to).is_none() => {
+                if !member.is_alive() {
+                    return Err(MoveError::NodeDown);
+                }
+                let begun = member.link().begin_moves(to, &[symbol], cause).await;
+                let begun = begun.inspect_err(|e| tracing::warn!(%symbol, node = %to, error = %e, "move not begun"));
+                begun.ok().and_then(|all| all.into_iter().next()).unwrap_or(Err(MoveError::NoAnswer))
+            }
+            None if self.get(&to).is_none() => Err(MoveError::UnknownNode),
+            _ => self.parts.moves.begin(symbol, to, cause),
+        }
+    }
+
+    /// [Drains](Self::drain) a node of any process.
+    ///
+    /// # Errors
+    /// [`DrainError`].
+    pub async fn drain_any(&self, id: &NodeId) -> Result<usize, DrainError> {
+        match self.parts.members.get(id) {
+            Some(member) if self.get(id).is_none() => member.link().drain(*id).await.map_err(|e| {
+                tracing::warn!(node = %id, error = %e, "node cannot be drained");
+                if e.status.code() == tonic::Code::FailedPrecondition {
+                    DrainError::LastNode
+                } else {
+                    DrainError::NoAnswer
+                }
+            }),
+            _ => self.drain(id),
         }
     }
 

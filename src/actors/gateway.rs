@@ -9,10 +9,9 @@ use bytestring::ByteString;
 use tokio::sync::oneshot;
 
 use super::connections::Connections;
-use super::directory::Directory;
 use super::egress::{Egress, EgressParts, EventPositions};
 use super::mirror::{Mirrors, Start, read_starts};
-use super::router::{Refusal, RouterCore, RouterParts};
+use super::router::{Lags, Refusal, RouterCore, RouterParts};
 use super::waiters::Waiters;
 use crate::domain::{Origin, Symbol, UserId};
 use crate::ports::log::{Log, LogError};
@@ -95,7 +94,7 @@ impl Default for GatewayLimits {
 pub struct GatewayParts {
     pub log: Arc<dyn Log>,
     pub snapshots: Arc<dyn SnapshotStore>,
-    pub directory: Arc<Directory>,
+    pub lags: Lags,
     pub keyring: Arc<Keyring>,
     pub routes: Arc<dyn Routes>,
     pub limits: GatewayLimits,
@@ -138,7 +137,7 @@ impl Gateway {
     }
 
     pub(super) async fn start_from(parts: GatewayParts, starts: Vec<Start>) -> Result<Arc<Self>, GatewayError> {
-        let GatewayParts { log, directory, keyring, routes, limits, .. } = parts;
+        let GatewayParts { log, lags, keyring, routes, limits, .. } = parts;
         let incarnation = random_incarnation()?;
         let mirrors = Arc::new(Mirrors::default());
         let connections = Arc::new(Connections::new(incarnation, limits.subscriptions_per_connection_max));
@@ -161,7 +160,7 @@ impl Gateway {
         let router = RouterCore::new(RouterParts {
             log,
             mirrors: Arc::clone(&mirrors),
-            directory,
+            lags,
             keyring,
             lag_records_max: limits.lag_records_max,
             queue_bytes_max: limits.queue_bytes_max,

@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 use super::directory::Directory;
 use super::gateway::{Channel, Gateway, GatewayLimits, GatewayParts, Push, Role, Sink};
 use super::mirror::Start;
-use super::router::{Refusal, Submit};
+use super::router::{Lags, Refusal, Submit};
 use super::toy::{Toy, id, user};
 use crate::domain::command::NewOrder;
 use crate::domain::control::Authority;
@@ -131,7 +131,7 @@ impl Bench {
         let parts = GatewayParts {
             log: Arc::clone(&self.log),
             snapshots: Arc::new(NoSnapshots),
-            directory: Arc::clone(&self.directory),
+            lags: Lags::new(&self.directory, &Arc::default(), &Arc::default()),
             keyring: Arc::new(Keyring::from_secret(b"s")),
             routes: Arc::new(LocalRoutes::default()),
             limits,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::decisions::{Decisions, Seen};
-use super::fleet::{Fleet, RunningNode};
+use super::fleet::Fleet;
 use super::moves::Moves;
 use crate::clock;
 use crate::domain::{Micros, NodeId};
@@ -57,7 +57,7 @@ impl Leader {
     }
 
     /// Leads, if it is the leader.
-    pub fn lead(&mut self, asked: Asked, fleet: &Fleet) {
+    pub fn lead(&mut self, asked: Asked, fleet: &Arc<Fleet>) {
         let beats = match asked {
             Ok((lease, beats)) => {
                 self.parts.decisions.led_by(lease.holder.node, lease.expires_in);
@@ -75,20 +75,26 @@ impl Leader {
         let is_heeded = self.parts.mode == PlacementMode::Auto;
         let settings = &self.parts.settings;
         let placement = self.placement.get_or_insert_with(|| Placement::new(settings.clone(), is_heeded));
-        let view = view_of(beats, &self.parts.moves, fleet);
+        let view = view_of(&beats, &self.parts.moves, fleet);
         let decisions = placement.look(&view);
         let seen = |n: &NodeView| Seen { id: n.id, load: n.load, band: placement.band(&n.id), is_open: n.is_open };
         let nodes: Vec<Seen> = view.nodes.iter().map(seen).collect();
-        for decision in decisions {
-            let (decision, move_id) = self.carry_out(decision, fleet);
-            self.parts.decisions.note(self.me.node, view.now, decision, move_id, nodes.clone());
-        }
+        let (parts, me, fleet) = (Arc::clone(&self.parts), self.me.node, Arc::clone(fleet));
+        // Other processes may have to be asked.
+        actix::spawn(async move {
+            for decision in decisions {
+                let (decision, move_id) = parts.carry_out(decision, &fleet).await;
+                parts.decisions.note(me, view.now, decision, move_id, nodes.clone());
+            }
+        });
     }
+}
 
+impl LeaderParts {
     /// Gives the decision as it is to be told.
-    fn carry_out(&self, decision: Decision, fleet: &Fleet) -> (Decision, Option<MoveId>) {
+    async fn carry_out(&self, decision: Decision, fleet: &Fleet) -> (Decision, Option<MoveId>) {
         let is_action = matches!(decision.kind, Kind::Move | Kind::ScaleIn);
-        if is_action && self.parts.mode == PlacementMode::Advise {
+        if is_action && self.mode == PlacementMode::Advise {
             return (Decision { kind: Kind::Advise, ..decision }, None);
         }
         let refused = |d: Decision, why: String| {
@@ -96,11 +102,11 @@ impl Leader {
             (Decision { kind: Kind::Stay, reason: Reason::Refused, message, ..d }, None)
         };
         match (decision.kind, decision.symbol, decision.from, decision.to) {
-            (Kind::Move, Some(symbol), _, Some(to)) => match self.parts.moves.begin(symbol, to, Cause::Load) {
+            (Kind::Move, Some(symbol), _, Some(to)) => match fleet.move_book(symbol, to, Cause::Load).await {
                 Ok(id) => (decision, Some(id)),
                 Err(e) => refused(decision, e.to_string()),
             },
-            (Kind::ScaleIn, _, Some(node), _) => match fleet.drain(&node) {
+            (Kind::ScaleIn, _, Some(node), _) => match fleet.drain_any(&node).await {
                 Ok(_) => (decision, None),
                 Err(e) => refused(decision, e.to_string()),
             },
@@ -109,23 +115,29 @@ impl Leader {
     }
 }
 
-fn view_of(beats: Vec<Heartbeat>, moves: &Moves, fleet: &Fleet) -> View {
+fn view_of(beats: &[Heartbeat], moves: &Moves, fleet: &Fleet) -> View {
     // Of a node of its own it is known before that says so.
-    let takes_books = |id: &NodeId| fleet.get(id).is_none_or(RunningNode::takes_books);
-    let node = |beat: Heartbeat| NodeView {
+    let is_open = |id: &NodeId| match fleet.get(id) {
+        Some(node) => moves.reaches(id) && node.takes_books(),
+        None => fleet.members().get(id).is_some_and(|member| member.takes_books()),
+    };
+    let node = |beat: &Heartbeat| NodeView {
         id: beat.node,
-        is_open: beat.status == NodeStatus::Active && moves.reaches(&beat.node) && takes_books(&beat.node),
+        is_open: beat.status == NodeStatus::Active && is_open(&beat.node),
         load: beat.load,
         cores: beat.cores,
         measured_at: Micros(beat.measured_at),
         books: beat.hottest.iter().map(book_view).collect(),
         fetch: beat.partitions.iter().map(|p| (p.partition, p.fetch)).collect(),
     };
-    let under_way = moves.under_way();
+    let here = moves.under_way().into_iter().map(|p| MoveView { symbol: p.symbol, from: p.from, to: p.to });
+    let elsewhere = beats.iter().filter(|beat| fleet.get(&beat.node).is_none());
+    let elsewhere = elsewhere
+        .flat_map(|beat| beat.arriving.iter().map(|m| MoveView { symbol: m.symbol, from: m.from, to: beat.node }));
     View {
         now: clock::now(),
-        nodes: beats.into_iter().map(node).collect(),
-        moves: under_way.iter().map(|p| MoveView { symbol: p.symbol, from: p.from, to: p.to }).collect(),
+        nodes: beats.iter().map(node).collect(),
+        moves: here.chain(elsewhere).collect(),
         warm: Vec::new(),
     }
 }

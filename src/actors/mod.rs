@@ -2,6 +2,7 @@
 
 pub mod book;
 pub mod catalogue;
+pub mod cluster;
 pub mod connection;
 mod connections;
 pub mod decisions;
@@ -18,6 +19,7 @@ pub mod market_data;
 pub mod mirror;
 pub mod moves;
 pub mod node;
+pub mod owners;
 pub mod pause;
 pub mod peers;
 pub mod projector;

@@ -1,4 +1,5 @@
-//! Carries out moves: runs the pure coordinator of each, and keeps what is to be told of them.
+//! Carries out moves to nodes of this process: runs the pure coordinator of each, and keeps what is to be told of them.
+//! The target's process coordinates (docs/adr/0008): of the source it needs a snapshot and, at the end, that it lets go.
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, OnceLock};
@@ -9,9 +10,10 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
-use super::book::TakeOver;
-use super::directory::{BookStatus, Directory, Takeover};
+use super::book::{CutError, Saved, TakeOver};
+use super::directory::{BookStatus, Takeover};
 use super::node::{Follow, LetGo, NodeSupervisor, TakeSnapshot};
+use super::owners::Owners;
 use super::pause;
 use super::peers::{Milestone, Peers, What};
 use crate::clock;
@@ -56,6 +58,32 @@ pub enum MoveError {
     NotReady,
     #[error("too many moves are under way")]
     TooMany,
+    /// The move may have begun all the same.
+    #[error("the target's process does not answer")]
+    NoAnswer,
+}
+
+impl MoveError {
+    const CODES: [(Self, &'static str); 8] = [
+        (Self::UnknownSymbol, "unknown_symbol"),
+        (Self::UnknownNode, "unknown_node"),
+        (Self::NodeDown, "node_down"),
+        (Self::AlreadyThere, "already_there"),
+        (Self::AlreadyMoving, "already_moving"),
+        (Self::NotReady, "not_ready"),
+        (Self::TooMany, "too_many"),
+        (Self::NoAnswer, "no_answer"),
+    ];
+
+    /// As processes tell each other.
+    pub fn code(self) -> &'static str {
+        Self::CODES.iter().find(|(e, _)| *e == self).map_or("", |(_, code)| code)
+    }
+
+    /// One that a newer build made up is [`Self::NoAnswer`].
+    pub fn from_code(code: &str) -> Self {
+        Self::CODES.iter().find(|(_, c)| *c == code).map_or(Self::NoAnswer, |(e, _)| *e)
+    }
 }
 
 /// What moves are carried out with.
@@ -63,12 +91,16 @@ pub struct MovesParts {
     pub log: Arc<dyn Log>,
     pub session: Arc<dyn Session>,
     pub keyring: Arc<Keyring>,
-    pub directory: Arc<Directory>,
+    pub owners: Arc<Owners>,
     pub peers: Arc<Peers>,
     pub routes: Arc<dyn Routes>,
     /// The thread on which moves are carried out: not a node's, which may die.
     pub arbiter: ArbiterHandle,
     pub deadlines: Deadlines,
+    /// Moves are numbered from here on: so that those of several processes differ.
+    pub numbered_above: u64,
+    /// Development only: how long each step waits before anything is done for it, so that it can be met.
+    pub dev_step: Duration,
 }
 
 struct Running {
@@ -97,7 +129,8 @@ pub struct Moves {
 
 impl Moves {
     pub fn new(parts: MovesParts) -> Self {
-        let (nodes, book, watch) = Default::default();
+        let (nodes, watch) = Default::default();
+        let book = Mutex::new(Book { last: parts.numbered_above, ..Book::default() });
         Self { parts, nodes, book, recovering: Semaphore::new(RECOVERIES_MAX), watch }
     }
 
@@ -107,15 +140,14 @@ impl Moves {
     }
 
     /// Tells of the steps of a move that have begun since the last time; `told`: how many were told before.
-    fn tell_steps(&self, record: &MoveRecord, told: &mut usize) {
+    fn tell_steps(&self, record: &MoveRecord, told: usize) {
         let plan = &record.plan;
-        for step in &record.steps[*told..] {
+        for step in &record.steps[told..] {
             tracing::info!(id = %plan.id, symbol = %plan.symbol, step = step.name.name(), "move");
             if let Some(watch) = self.watch.get() {
                 watch(plan, step.name);
             }
         }
-        *told = record.steps.len();
     }
 
     pub(super) fn enter(&self, node: NodeId, supervisor: Addr<NodeSupervisor>) {
@@ -181,12 +213,12 @@ impl Moves {
     /// # Errors
     /// [`MoveError`]: nothing was begun.
     pub fn begin(self: &Arc<Self>, symbol: Symbol, to: NodeId, cause: Cause) -> Result<MoveId, MoveError> {
-        let status = self.parts.directory.get(&symbol).ok_or(MoveError::UnknownSymbol)?;
+        let owner = self.parts.owners.get(&symbol).ok_or(MoveError::UnknownSymbol)?;
         if !self.nodes.lock().contains_key(&to) {
             return Err(MoveError::UnknownNode);
         }
         self.node(&to).ok_or(MoveError::NodeDown)?;
-        let from = status.owner();
+        let from = owner.node;
         let mut book = self.book.lock();
         if book.running.values().any(|r| r.symbol == symbol) {
             return Err(MoveError::AlreadyMoving);
@@ -194,7 +226,7 @@ impl Moves {
         if from == to {
             return Err(MoveError::AlreadyThere);
         }
-        if cause != Cause::Recovery && !status.is_active() {
+        if cause != Cause::Recovery && !self.trades(&from, &symbol) {
             return Err(MoveError::NotReady);
         }
         if book.running.len() >= RUNNING_MAX {
@@ -202,7 +234,7 @@ impl Moves {
         }
         book.last += 1;
         let id = MoveId(book.last);
-        let plan = Plan { id, symbol, from, to, epoch: status.epoch(), cause, detected_at: clock::now() };
+        let plan = Plan { id, symbol, from, to, epoch: owner.epoch, cause, detected_at: clock::now() };
         let (abort, aborted) = mpsc::channel(1);
         book.running.insert(id.0, Running { symbol, abort });
         let (mut actions, deadlines) = (Vec::new(), self.parts.deadlines);
@@ -216,12 +248,21 @@ impl Moves {
         tracing::info!(%id, %symbol, %from, %to, ?cause, "move begins");
         let (events, results) = mpsc::unbounded_channel(); // bounded by the actions of one move
         let milestones = self.parts.peers.listen(symbol);
-        let drive =
-            Drive { moves: Arc::clone(self), plan, status, shadow: Arc::default(), events, begun: clock::now() };
+        let (moves, partition, shadow, begun) = (Arc::clone(self), owner.partition, Arc::default(), clock::now());
+        let drive = Drive { moves, plan, partition, shadow, events, begun };
         self.parts
             .arbiter
             .spawn_fn(move || _ = actix::spawn(drive.run(coordinator, actions, milestones, results, aborted)));
         Ok(id)
+    }
+
+    /// Whether a node publishes for a book: it can be moved from there.
+    fn trades(&self, node: &NodeId, symbol: &Symbol) -> bool {
+        let peers = &self.parts.peers;
+        if peers.is_here(node) {
+            return peers.alive(node).and_then(|n| n.status(symbol)).is_some_and(|status| status.is_active());
+        }
+        peers.members().is_alive(node)
     }
 
     fn note(&self, record: &MoveRecord) {
@@ -238,7 +279,7 @@ impl Moves {
 struct Drive {
     moves: Arc<Moves>,
     plan: Plan,
-    status: Arc<BookStatus>,
+    partition: u32,
     shadow: Arc<Mutex<Option<Arc<BookStatus>>>>,
     events: mpsc::UnboundedSender<Event>,
     begun: Micros,
@@ -260,7 +301,12 @@ impl Drive {
         };
         let (mut noted, mut told) = (coordinator.record().clone(), 0);
         loop {
-            self.moves.tell_steps(coordinator.record(), &mut told);
+            let before = std::mem::replace(&mut told, coordinator.record().steps.len());
+            self.moves.tell_steps(coordinator.record(), before);
+            if told > before && !self.moves.parts.dev_step.is_zero() {
+                self.moves.note(coordinator.record());
+                tokio::time::sleep(self.moves.parts.dev_step).await;
+            }
             for action in std::mem::take(&mut actions) {
                 self.act(action, &coordinator);
             }
@@ -314,8 +360,6 @@ impl Drive {
         }
         let Some(shadow) = self.shadow.lock().clone() else { return Event::Tick };
         if step <= Step::TransferSnapshot {
-            // A shadow knows from the log who owns the book: that is news if the owner died before it could say so.
-            self.status.learn_owner(shadow.owner(), shadow.epoch());
             return progress(&shadow);
         }
         self.taken(coordinator).unwrap_or(Event::Tick)
@@ -340,7 +384,7 @@ impl Drive {
         let (moves, plan, events) = (Arc::clone(&self.moves), self.plan, self.events.clone());
         let shadow = Arc::clone(&self.shadow);
         let (begun, record) = (self.begun, coordinator.record().clone());
-        let partition = self.status.partition;
+        let partition = self.partition;
         actix::spawn(async move {
             let event = match action {
                 Action::TakeSnapshot => Some(moves.take_snapshot(&plan).await),
@@ -372,19 +416,24 @@ impl Moves {
     async fn take_snapshot(&self, plan: &Plan) -> Event {
         let failed = |why: String| Event::SnapshotFailed { why };
         for _ in 0..BUSY_LOOKS {
-            let Some(node) = self.node(&plan.from) else { return failed("the source is gone".into()) };
-            let (done, saved) = oneshot::channel();
-            if node.send(TakeSnapshot { symbol: plan.symbol, done }).await.is_err() {
-                return failed("the source is gone".into());
-            }
-            match saved.await {
-                Ok(Ok(saved)) => return Event::SnapshotReady { bytes: saved.bytes as u64, stall_us: saved.stall_us },
-                Ok(Err(super::book::CutError::Busy)) => tokio::time::sleep(LOOK).await,
-                Ok(Err(e)) => return failed(e.to_string()),
-                Err(_) => return failed("the source is gone".into()),
+            match self.snapshot(plan.from, plan.symbol).await {
+                Some(Ok(saved)) => return Event::SnapshotReady { bytes: saved.bytes as u64, stall_us: saved.stall_us },
+                Some(Err(CutError::Busy)) => tokio::time::sleep(LOOK).await,
+                Some(Err(e)) => return failed(e.to_string()),
+                None => return failed("the source is gone".into()),
             }
         }
         failed("another snapshot of the book does not end".into())
+    }
+
+    /// Takes a snapshot of a book that a node of any process owns; `None` if the node is gone.
+    pub async fn snapshot(&self, of: NodeId, symbol: Symbol) -> Option<Result<Saved, CutError>> {
+        if let Some(member) = self.parts.peers.members().get(&of).filter(|m| m.is_alive()) {
+            return Some(member.link().take_snapshot(of, symbol).await);
+        }
+        let (done, saved) = oneshot::channel();
+        self.node(&of)?.send(TakeSnapshot { symbol, done }).await.ok()?;
+        saved.await.ok()
     }
 
     async fn start_shadow(&self, plan: &Plan, shadow: &Mutex<Option<Arc<BookStatus>>>) -> Option<Event> {
@@ -476,13 +525,22 @@ impl Moves {
         Event::Replayed { pause_us: pause.pause_us, baseline_gap_us: pause.baseline_gap_us }
     }
 
-    async fn let_go(&self, node: &NodeId, symbol: Symbol) -> Option<Event> {
-        if let Some(node) = self.node(node) {
+    /// Has a node of any process let go of a replica; returns when that is gone, or not to be had.
+    pub async fn let_replica_go(&self, node: &NodeId, symbol: Symbol) {
+        if let Some(member) = self.parts.peers.members().get(node).filter(|m| m.is_alive()) {
+            if let Err(e) = member.link().let_go(*node, symbol).await {
+                tracing::warn!(%symbol, %node, error = %e, "replica is not let go");
+            }
+        } else if let Some(node) = self.node(node) {
             let (done, gone) = oneshot::channel();
             if node.send(LetGo { symbol, done }).await.is_ok() {
                 _ = gone.await;
             }
         }
+    }
+
+    async fn let_go(&self, node: &NodeId, symbol: Symbol) -> Option<Event> {
+        self.let_replica_go(node, symbol).await;
         Some(Event::Cleaned)
     }
 }
@@ -533,29 +591,30 @@ fn finish(record: &MoveRecord) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::directory::Report;
+    use crate::actors::directory::{Directory, Report};
     use crate::domain::{Digest, Seq};
     use crate::ports::log::SessionOptions;
     use crate::ports::log::embedded::EmbeddedLog;
     use crate::ports::routes::local::LocalRoutes;
 
-    fn drive(plan: Plan, directory: &Arc<Directory>) -> Drive {
+    fn drive(plan: Plan, directory: &Directory) -> Drive {
         let log = Arc::new(EmbeddedLog::ephemeral(1).unwrap());
         let session = log.open_session(SessionOptions { name: "test".into(), queue_bytes_max: 1 }).unwrap();
         let moves = Arc::new(Moves::new(MovesParts {
             log,
             session,
             keyring: Arc::new(Keyring::from_secret(b"test")),
-            directory: Arc::clone(directory),
+            owners: Arc::default(),
             peers: Arc::default(),
             routes: Arc::new(LocalRoutes::default()),
             arbiter: Arbiter::current(),
             deadlines: Deadlines::default(),
+            numbered_above: 0,
+            dev_step: Duration::ZERO,
         }));
-        let status = directory.enter(plan.symbol, 0, plan.from);
         let target = directory.enter(plan.symbol, 0, plan.to);
         let shadow = Arc::new(Mutex::new(Some(target)));
-        Drive { moves, plan, status, shadow, events: mpsc::unbounded_channel().0, begun: Micros(0) }
+        Drive { moves, plan, partition: 0, shadow, events: mpsc::unbounded_channel().0, begun: Micros(0) }
     }
 
     #[actix_rt::test]
@@ -563,7 +622,7 @@ mod tests {
         let (from, to) = (NodeId::new("n1").unwrap(), NodeId::new("n2").unwrap());
         let (id, symbol, cause) = (MoveId(1), Symbol::new("A").unwrap(), Cause::Load);
         let plan = Plan { id, symbol, from, to, epoch: Epoch(4), cause, detected_at: Micros(0) };
-        let directory = Arc::default();
+        let directory = Directory::default();
         let drive = drive(plan, &directory);
         let mut actions = Vec::new();
         let mut coordinator = Coordinator::begin(plan, Deadlines::default(), Micros(0), &mut actions);

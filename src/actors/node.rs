@@ -23,6 +23,7 @@ use super::egress::EventPositions;
 use super::feed::{AdvanceIdle, FeedActor};
 use super::high_water::HighWaters;
 use super::load::Spent;
+use super::owners::Owners;
 use super::peers::Peers;
 use super::recovery::{self, Found};
 use super::retention::Retention;
@@ -88,6 +89,7 @@ pub struct NodeContext {
     pub directory: Arc<Directory>,
     pub keyring: Arc<Keyring>,
     pub catalogue: Arc<Catalogue>,
+    pub owners: Arc<Owners>,
     pub positions: Arc<EventPositions>,
     pub retention: Arc<Retention>,
     pub peers: Arc<Peers>,
@@ -122,6 +124,7 @@ pub struct NodeParts {
     pub directory: Arc<Directory>,
     pub keyring: Arc<Keyring>,
     pub catalogue: Arc<Catalogue>,
+    pub owners: Arc<Owners>,
     pub positions: Arc<EventPositions>,
     pub retention: Arc<Retention>,
     pub peers: Arc<Peers>,
@@ -152,6 +155,7 @@ impl NodeContext {
             directory: parts.directory,
             keyring: parts.keyring,
             catalogue: parts.catalogue,
+            owners: parts.owners,
             positions: parts.positions,
             retention: parts.retention,
             peers: parts.peers,
@@ -220,9 +224,10 @@ impl NodeContext {
         !self.dead.load(Ordering::Acquire)
     }
 
-    /// Whether the symbol lives on another node of the process.
+    /// Whether the symbol's book is on another node.
     pub fn is_foreign(&self, symbol: &Symbol) -> bool {
         self.directory.get(symbol).is_some_and(|book| book.node() != self.id)
+            || self.owners.get(symbol).is_some_and(|owner| owner.node != self.id)
     }
 
     /// Takes note that a shadow keeps `now` bytes back instead of `before`; whether that is within the bounds.
@@ -292,9 +297,9 @@ impl NodeContext {
         *self.load.write() = load;
     }
 
-    /// Books that it owns.
+    /// Books that it owns, as far as its replicas have read.
     pub fn book_count(&self) -> usize {
-        self.directory.all().iter().filter(|b| b.node() == self.id).count()
+        self.books.read().values().filter(|(_, status)| status.owner() == self.id).count()
     }
 
     pub(super) fn report_death(&self, died: BookDied) {
@@ -377,6 +382,8 @@ pub struct NodeSupervisor {
     wanted: HashSet<Symbol>,
     /// Shadows that stand by here.
     standing_by: HashSet<Symbol>,
+    /// Idle shadows whose owner is in another process, and for how many ticks.
+    lonely: HashMap<Symbol, u32>,
     /// Replicas that are about to begin.
     gatherings: Gatherings,
     /// Snapshots in progress.
@@ -416,6 +423,7 @@ impl NodeSupervisor {
             watches: HashMap::new(),
             wanted: HashSet::new(),
             standing_by: HashSet::new(),
+            lonely: HashMap::new(),
             gatherings: Gatherings::new(),
             saving: Arc::new(Semaphore::new(SAVING_MAX)),
             ticks: 0,
@@ -536,7 +544,7 @@ async fn prepare(
     // Closed never.
     let _turn = node.finding.acquire().await;
     let found = match given {
-        Some(snapshot) => Found { entry, snapshot: Some(snapshot), owned: None },
+        Some(snapshot) => Found { entry, snapshot: Some(snapshot), owned: None, was_listed: true },
         None => recovery::find(&node.snapshots, entry).await?,
     };
     let known = node.high_waters.read(&*node.log, entry.partition, symbol, found.events_from()).await?;

@@ -1,5 +1,5 @@
-//! The nodes of the process as they know each other: who is there, the Sealed messages between them, and what a
-//! coordinator hears of a move.
+//! The nodes as they know each other: who is there, the Sealed messages between them, and what a coordinator hears of a
+//! move.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
@@ -7,6 +7,7 @@ use std::sync::{Arc, Weak};
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::mpsc;
 
+use super::cluster::Members;
 use super::node::NodeContext;
 use crate::domain::{Epoch, NodeId, Offset, Symbol};
 use crate::migration::replica::Sealed;
@@ -40,31 +41,68 @@ pub enum What {
     },
 }
 
-/// The nodes of one process.
+/// The nodes of this process, and through [`Members`] those of the others.
 #[derive(Default)]
 pub struct Peers {
+    members: Arc<Members>,
     nodes: RwLock<BTreeMap<NodeId, Weak<NodeContext>>>,
     /// By symbol: when a node dies a thousand moves are under way, and each hears of its own book only.
     listeners: Mutex<HashMap<Symbol, Vec<mpsc::Sender<Milestone>>>>,
 }
 
 impl Peers {
+    pub fn new(members: Arc<Members>) -> Self {
+        Self { members, ..Self::default() }
+    }
+
+    /// The nodes of other processes.
+    pub fn members(&self) -> &Arc<Members> {
+        &self.members
+    }
+
     pub(super) fn enter(&self, node: &Arc<NodeContext>) {
         self.nodes.write().insert(node.id, Arc::downgrade(node));
     }
 
-    /// A node that is there and alive.
+    /// Whether a node is one of this process, dead or alive.
+    pub fn is_here(&self, id: &NodeId) -> bool {
+        self.nodes.read().contains_key(id)
+    }
+
+    /// A node of this process that is alive.
     pub fn alive(&self, id: &NodeId) -> Option<Arc<NodeContext>> {
         self.nodes.read().get(id).and_then(Weak::upgrade).filter(|n| n.is_alive())
     }
 
-    /// Whether a node has a replica of the symbol: then it follows the log, and will seal if it owes it.
+    /// Whether a node has a replica of the symbol: then it follows the log, and will seal if it owes it. Of a node of
+    /// another process it is only known whether that lives.
     pub fn follows(&self, id: &NodeId, symbol: &Symbol) -> bool {
-        self.alive(id).is_some_and(|node| node.book(symbol).is_some())
+        if self.is_here(id) {
+            return self.alive(id).is_some_and(|node| node.book(symbol).is_some());
+        }
+        self.members.is_alive(id)
+    }
+
+    /// The same, but another process is asked.
+    pub async fn ask_follows(&self, id: NodeId, symbol: Symbol) -> bool {
+        match self.members.get(&id).filter(|_| !self.is_here(&id)) {
+            // Nothing is lost by believing that it does not.
+            Some(member) => member.is_alive() && member.link().follows(id, symbol).await.unwrap_or(false),
+            None => self.follows(&id, &symbol),
+        }
     }
 
     /// Hands a Sealed to the node that waits for it. One that does not arrive costs the crash path, never an output.
     pub(super) fn seal(&self, symbol: Symbol, from: NodeId, sealed: Sealed) {
+        if self.is_here(&sealed.to) {
+            self.take_sealed(symbol, from, sealed);
+        } else {
+            self.members.seal(symbol, from, sealed);
+        }
+    }
+
+    /// A Sealed for a node of this process.
+    pub fn take_sealed(&self, symbol: Symbol, from: NodeId, sealed: Sealed) {
         self.tell(Milestone { symbol, node: from, what: What::Sealed { epoch: sealed.epoch } });
         if let Some(book) = self.alive(&sealed.to).and_then(|node| node.book(&symbol)) {
             // One per fence.

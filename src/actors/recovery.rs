@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures_util::{StreamExt, TryStreamExt};
 
 use crate::domain::control::Fence;
-use crate::domain::{Command, Epoch, NodeId, Offset, Seq, Symbol};
+use crate::domain::{Epoch, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
 use crate::migration::snapshot::{Snapshot, newest_valid};
 use crate::ports::log::{Log, LogError, Topic, TopicPartition};
@@ -14,13 +14,11 @@ use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire;
 
 use super::catalogue::{Catalogue, Entry};
+use super::owners::Told;
 
 const READ_RECORDS_MAX: usize = 8_192;
 /// Snapshots that are read and decoded at once: each holds a thread, and a large book twice.
 pub(super) const FINDS_MAX: usize = 8;
-/// The word that a fence's record has near its beginning.
-const FENCE: &[u8] = b"FENCE";
-const FENCE_WITHIN: usize = 64;
 
 /// One symbol as found at start.
 #[derive(Clone)]
@@ -29,12 +27,20 @@ pub struct Found {
     pub snapshot: Option<Box<Snapshot<Book>>>,
     /// Owner and epoch by the log: what the fences behind the snapshot say.
     pub owned: Option<(NodeId, Epoch)>,
+    /// Its LIST was met; known without that if there is a snapshot.
+    pub was_listed: bool,
 }
 
 impl Found {
     /// Owner by the log; before it was asked, by the newest snapshot or the listing.
     pub fn owner(&self) -> NodeId {
         self.owned.map_or_else(|| self.owner_at_snapshot(), |(owner, _)| owner)
+    }
+
+    /// Whether a node has to restore it: it owns the book, or its newest snapshot names it, so that it may owe the owner a
+    /// Sealed.
+    pub fn concerns(&self, node: &NodeId) -> bool {
+        self.owner() == *node || self.owner_at_snapshot() == *node
     }
 
     /// Owner by the newest snapshot, or by the listing: it may owe a Sealed.
@@ -53,6 +59,11 @@ impl Found {
         if fence.epoch == self.epoch().next() {
             self.owned = Some((fence.to, fence.epoch));
         }
+    }
+
+    /// Whether there is such a book: a symbol may have been entered and never listed.
+    pub fn is_listed(&self) -> bool {
+        self.was_listed || self.snapshot.is_some()
     }
 
     /// The first record of `orders` that the book needs.
@@ -78,7 +89,7 @@ pub async fn find(store: &Arc<dyn SnapshotStore>, entry: Entry) -> Result<Found,
     let snapshot = found.unwrap_or_else(|e| {
         Err(SnapshotStoreError::Io { doing: "decoded".into(), source: Arc::new(std::io::Error::other(e)) })
     })?;
-    Ok(Found { entry, snapshot: snapshot.map(Box::new), owned: None })
+    Ok(Found { entry, snapshot: snapshot.map(Box::new), owned: None, was_listed: false })
 }
 
 /// Finds every symbol of the catalogue.
@@ -90,11 +101,11 @@ pub async fn find_all(store: &Arc<dyn SnapshotStore>, catalogue: &Catalogue) -> 
     futures_util::stream::iter(all).buffered(FINDS_MAX).try_collect().await
 }
 
-/// Reads the fences behind the snapshots of one partition's symbols: who owns each by the log.
+/// Reads the listings and fences behind the snapshots of all symbols: who owns each by the log.
 ///
 /// # Errors
 /// [`LogError`].
-pub async fn read_fences(log: &dyn Log, keyring: &wire::Keyring, found: &mut [Found]) -> Result<(), LogError> {
+pub async fn read_owners(log: &dyn Log, keyring: &wire::Keyring, found: &mut [Found]) -> Result<(), LogError> {
     let mut by_partition: HashMap<u32, HashMap<Symbol, &mut Found>> = HashMap::new();
     for f in found {
         by_partition.entry(f.entry.partition).or_default().insert(f.entry.symbol, f);
@@ -106,20 +117,11 @@ pub async fn read_fences(log: &dyn Log, keyring: &wire::Keyring, found: &mut [Fo
         while next < end {
             for record in log.read(of, next, READ_RECORDS_MAX).await? {
                 next = record.offset.next();
-                // Most records are orders, and are not worth decoding here.
-                if !record.value.windows(FENCE.len()).take(FENCE_WITHIN).any(|w| w == FENCE) {
-                    continue;
-                }
-                let Ok((symbol, Command::Fence { fence, authority })) = wire::decode(&record.value, partition, keyring)
-                else {
-                    continue;
-                };
-                let Some(f) = symbols.get_mut(&symbol) else { continue };
-                if record.key == symbol.as_bytes()
-                    && record.offset >= f.orders_from()
-                    && record.at <= authority.valid_until
-                {
-                    f.fenced(&fence);
+                let Some((symbol, told)) = Told::by(&record, partition, log, keyring) else { continue };
+                let Some(f) = symbols.get_mut(&symbol).filter(|f| record.offset >= f.orders_from()) else { continue };
+                match told {
+                    Told::Listed(_) => f.was_listed = true,
+                    Told::Fenced(fence) => f.fenced(&fence),
                 }
             }
         }

@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::book::Saved;
 use super::catalogue::Catalogue;
-use super::directory::Directory;
+use super::owners::Owners;
 use crate::domain::{Offset, Symbol};
 use crate::ports::log::{Log, LogError, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotStore;
@@ -79,10 +79,10 @@ impl Retention {
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn trim(&self, log: &dyn Log, catalogue: &Catalogue, directory: &Directory) -> Result<(), LogError> {
+    pub async fn trim(&self, log: &dyn Log, catalogue: &Catalogue, owners: &Owners) -> Result<(), LogError> {
         let mut by_partition: BTreeMap<u32, Vec<Symbol>> = BTreeMap::new();
         for entry in catalogue.all() {
-            let stillborn = self.started.elapsed() > BIRTH_MAX && directory.get(&entry.symbol).is_none();
+            let stillborn = self.started.elapsed() > BIRTH_MAX && owners.get(&entry.symbol).is_none();
             if !stillborn {
                 by_partition.entry(entry.partition).or_default().push(entry.symbol);
             }
@@ -147,16 +147,16 @@ mod tests {
         let log = EmbeddedLog::ephemeral(1).unwrap();
         let session = log.open_session(SessionOptions { name: "t".into(), queue_bytes_max: 1 << 20 }).unwrap();
         session.append_all((0..100).map(|_| record(ORDERS)).collect()).await.unwrap();
-        let (catalogue, directory) = (Catalogue::default(), Directory::default());
+        let (catalogue, owners) = (Catalogue::default(), Owners::default());
         for name in ["A", "B"] {
             let (symbol, owner) = (Symbol::new(name).unwrap(), NodeId::new("n1").unwrap());
             let zero = Offset(0);
             let entry = Entry { symbol, partition: 0, owner, orders_from: zero, events_from: zero };
-            catalogue.enter(&*session as &dyn Session, entry).await.unwrap();
+            catalogue.enter(&log, &*session as &dyn Session, entry).await.unwrap();
         }
         let retention = Retention::new(Duration::from_secs(3_600));
         let trimmed = async || {
-            retention.trim(&log, &catalogue, &directory).await.unwrap();
+            retention.trim(&log, &catalogue, &owners).await.unwrap();
             log.start_offset(ORDERS).await.unwrap()
         };
         for offset in [10, 40, 70] {

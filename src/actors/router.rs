@@ -9,8 +9,10 @@ use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
 
+use super::cluster::Members;
 use super::directory::Directory;
 use super::mirror::Mirrors;
+use super::owners::Owners;
 use crate::clock;
 use crate::domain::{Command, Instrument, NewOrder, OrderKind, Origin, Reason, Symbol, UserId};
 use crate::ports::log::{
@@ -87,11 +89,34 @@ pub struct Submit {
     pub origin: Origin,
 }
 
+/// How far each book is behind: of those in this process as they are, of others as their nodes said last.
+#[derive(Clone, Default)]
+pub struct Lags {
+    directory: Arc<Directory>,
+    owners: Arc<Owners>,
+    members: Arc<Members>,
+}
+
+impl Lags {
+    pub(super) fn new(directory: &Arc<Directory>, owners: &Arc<Owners>, members: &Arc<Members>) -> Self {
+        Self { directory: Arc::clone(directory), owners: Arc::clone(owners), members: Arc::clone(members) }
+    }
+
+    /// Records that the book's node has met in the log and the book has not applied yet.
+    fn of(&self, symbol: &Symbol) -> u64 {
+        match (self.directory.get(symbol), self.owners.get(symbol)) {
+            (Some(book), _) => book.lag(),
+            (None, Some(owner)) => self.members.lag(&owner.node, symbol),
+            (None, None) => 0,
+        }
+    }
+}
+
 /// What the router needs to know.
 pub(super) struct RouterParts {
     pub log: Arc<dyn Log>,
     pub mirrors: Arc<Mirrors>,
-    pub directory: Arc<Directory>,
+    pub lags: Lags,
     pub keyring: Arc<Keyring>,
     /// Records by which a book may be behind before new orders for it are refused.
     pub lag_records_max: u64,
@@ -193,7 +218,7 @@ impl RouterCore {
     }
 
     fn refuse_if_behind(&self, symbol: &Symbol) -> Result<(), Refusal> {
-        let lag = self.parts.directory.get(symbol).map_or(0, |book| book.lag());
+        let lag = self.parts.lags.of(symbol);
         if lag > self.parts.lag_records_max { Err(Refusal::Overloaded) } else { Ok(()) }
     }
 }
@@ -261,7 +286,7 @@ mod tests {
         let parts = RouterParts {
             log: Arc::new(EmbeddedLog::ephemeral(2).unwrap()),
             mirrors,
-            directory: Arc::default(),
+            lags: Lags::default(),
             keyring: Arc::new(Keyring::from_secret(b"s")),
             lag_records_max: 10,
             queue_bytes_max: 1 << 20,

@@ -151,7 +151,7 @@ fn refuse_owner(node: &NodeContext, symbol: &Symbol) -> Result<(), ShadowError> 
     let owns_by = |status: &super::directory::BookStatus| status.owner() == node.id;
     // A replica that has just been started has not said yet who owns the book: it is idle until then.
     let mine = node.status(symbol).is_some_and(|status| owns_by(&status) && !status.is_idle_shadow());
-    let known = node.directory.get(symbol).is_some_and(|status| owns_by(&status));
+    let known = node.owners.get(symbol).is_some_and(|owner| owner.node == node.id);
     if mine || known { Err(ShadowError::Owner { node: node.id }) } else { Ok(()) }
 }
 

@@ -10,10 +10,11 @@ use super::directory::BookStatus;
 use super::fleet::Fleet;
 use super::leader::{Leader, LeaderParts};
 use super::load::LoadMeter;
+use super::moves::Moves;
 use super::node::{NodeContext, NodeLoad};
 use super::rows::Rows;
 use crate::clock;
-use crate::ports::routes::{Addresses, BookLoad, Heartbeat, Holder, NodeStatus, PartitionLoad, Routes};
+use crate::ports::routes::{Addresses, Arriving, BookLoad, Heartbeat, Holder, NodeStatus, PartitionLoad, Routes};
 
 /// A node of which nothing was heard for so many windows is forgotten.
 const FORGOTTEN_AFTER_WINDOWS: u32 = 5;
@@ -59,7 +60,7 @@ impl Supervisor {
         let load = NodeLoad { load: window.busy / node.settings.cores, measured_at: clock::now(), fetch: window.fetch };
         node.set_load(load.clone());
         let status = fleet.get(&node.id).map_or(NodeStatus::Starting, super::fleet::RunningNode::status);
-        let beat = self.heartbeat(status, load, &books);
+        let beat = self.heartbeat(status, load, &books, &self.parts.leading.moves);
         if !std::mem::replace(&mut self.is_telling, true) {
             let (routes, ttl) = (Arc::clone(&self.parts.routes), self.parts.window * FORGOTTEN_AFTER_WINDOWS);
             let (ask, rows) = (self.leader.ask(), Arc::clone(&self.rows));
@@ -80,7 +81,7 @@ impl Supervisor {
         }
     }
 
-    fn heartbeat(&self, status: NodeStatus, load: NodeLoad, books: &[Arc<BookStatus>]) -> Heartbeat {
+    fn heartbeat(&self, status: NodeStatus, load: NodeLoad, books: &[Arc<BookStatus>], moves: &Moves) -> Heartbeat {
         let node = &self.parts.node;
         let mut hottest: Vec<BookLoad> = books.iter().filter(|b| b.is_active()).map(|b| book_load(b)).collect();
         let owned = hottest.len() as u64;
@@ -97,6 +98,13 @@ impl Supervisor {
             books: owned,
             hottest,
             partitions: load.fetch.into_iter().map(|(partition, fetch)| PartitionLoad { partition, fetch }).collect(),
+            arriving: moves
+                .under_way()
+                .into_iter()
+                .filter(|plan| plan.to == node.id)
+                .take(Heartbeat::ARRIVING_MAX)
+                .map(|plan| Arriving { symbol: plan.symbol, from: plan.from })
+                .collect(),
         }
     }
 }

@@ -10,11 +10,13 @@ use serde_json::value::RawValue;
 use super::decimal;
 use super::edge::Shared;
 use super::error::{Code, EdgeError};
+use super::gathered;
 use super::rest::{Body, Outcome, bytes};
 use super::schema;
 use crate::actors::book::CutError;
+use crate::actors::cluster::Read;
 use crate::actors::directory::BookStatus;
-use crate::actors::exchange::ControlError;
+use crate::actors::exchange::{ControlError, Exchange};
 use crate::domain::instrument::TickBand;
 use crate::domain::{Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
 use crate::engine::RULES_VERSION;
@@ -37,7 +39,10 @@ pub fn routes(config: &mut web::ServiceConfig) {
 
 async fn nodes(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
-    Ok(HttpResponse::Ok().json(json!({"nodes": edge.exchange.fleet().views()})))
+    let mut nodes = gathered::all(&edge.exchange, Read::Nodes).await;
+    nodes.extend(gathered::entries(edge.exchange.fleet().dead_members()));
+    gathered::sort_by::<String>(&mut nodes, "id");
+    Ok(HttpResponse::Ok().json(json!({"nodes": nodes})))
 }
 
 /// A book as operators see it.
@@ -72,7 +77,14 @@ struct BookOut {
 
 async fn books(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
-    let standby = |b: &Arc<BookStatus>| edge.exchange.fleet().standby_of(&b.symbol);
+    let mut books = gathered::all(&edge.exchange, Read::Books).await;
+    gathered::sort_by::<String>(&mut books, "symbol");
+    Ok(HttpResponse::Ok().json(json!({"books": books})))
+}
+
+/// The books of this process; one that is about to leave for another is that one's.
+pub(super) fn book_entries(exchange: &Exchange) -> gathered::Entries {
+    let standby = |b: &Arc<BookStatus>| exchange.fleet().standby_of(&b.symbol);
     let view = |b: &Arc<BookStatus>| BookOut {
         standby: standby(b).map(|s| s.node()),
         standby_lag: standby(b).map(|s| s.lag()),
@@ -94,11 +106,8 @@ async fn books(edge: Shared, request: HttpRequest) -> Outcome {
         book_digest: b.book_digest().to_string(),
         state_digest: b.state_digest().to_string(),
     };
-    #[derive(Serialize)]
-    struct Books {
-        books: Vec<BookOut>,
-    }
-    Ok(HttpResponse::Ok().json(Books { books: edge.exchange.directory().all().iter().map(view).collect() }))
+    let is_mine = |b: &&Arc<BookStatus>| exchange.peers().is_here(&b.owner());
+    gathered::entries(exchange.directory().all().iter().filter(is_mine).map(view))
 }
 
 /// Which node owns a symbol.
@@ -208,6 +217,7 @@ fn control_error(e: ControlError, symbol: Symbol) -> EdgeError {
         ControlError::Instrument(what) => refused(*what),
         ControlError::Refused(reason) => EdgeError::from(*reason),
         ControlError::UnknownSymbol => schema::unknown_symbol(symbol.as_str()),
+        ControlError::NoNode => EdgeError::new(Code::NodeDown).message(e.to_string()),
         ControlError::Log(log) => crate::actors::session::append_error(log),
         ControlError::OutcomeUnknown => EdgeError::new(Code::OutcomeUnknown),
     };

@@ -2,10 +2,14 @@
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
 use super::edge::Shared;
+use super::gathered;
 use super::rest::Outcome;
+use crate::actors::cluster::Read;
 use crate::actors::decisions::{Decided, Seen};
+use crate::actors::exchange::Exchange;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::MoveId;
 use crate::migration::placement::{Band, Kind, PlacementMode, Reason};
@@ -68,14 +72,22 @@ pub(super) struct Amount {
 pub(super) async fn list(edge: Shared, request: HttpRequest, query: web::Query<Amount>) -> Outcome {
     edge.admin(&request)?;
     #[derive(Serialize)]
-    struct Decisions {
+    struct Decisions<'a> {
         /// `None`: nobody has the lease, or nobody could be asked.
         leader: Option<NodeId>,
         mode: PlacementMode,
-        decisions: Vec<DecisionOut>,
+        decisions: &'a [Box<RawValue>],
     }
-    let known = edge.exchange.decisions();
-    let decisions = known.newest(query.limit.unwrap_or(100)).into_iter().map(view).collect();
-    let (leader, mode) = (known.leader(), edge.exchange.placement_mode());
+    let mut all = gathered::all(&edge.exchange, Read::Decisions).await;
+    if edge.exchange.members().is_cluster() {
+        gathered::sort_by::<String>(&mut all, "at");
+    }
+    let decisions = &all[all.len().saturating_sub(query.limit.unwrap_or(100))..];
+    let (leader, mode) = (edge.exchange.decisions().leader(), edge.exchange.placement_mode());
     Ok(HttpResponse::Ok().json(Decisions { leader, mode, decisions }))
+}
+
+/// Those of this process, oldest first.
+pub(super) fn entries(exchange: &Exchange) -> gathered::Entries {
+    gathered::entries(exchange.decisions().newest(usize::MAX).into_iter().map(view))
 }

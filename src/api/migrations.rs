@@ -3,15 +3,19 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 
 use super::edge::Shared;
 use super::error::{Code, EdgeError};
+use super::gathered;
 use super::rest::{Body, Outcome, bytes};
 use super::schema;
+use crate::actors::cluster::Read;
+use crate::actors::exchange::Exchange;
 use crate::actors::fleet::DrainError;
 use crate::actors::moves::MoveError;
 use crate::domain::{NodeId, Symbol};
-use crate::migration::handover::{Cause, MoveId, MoveRecord, MoveStatus, Step};
+use crate::migration::handover::{AbortError, Cause, MoveId, MoveRecord, MoveStatus, Step};
 use crate::wire::rfc3339;
 
 /// Registers the addresses.
@@ -83,14 +87,17 @@ struct Amount {
 /// Oldest first.
 async fn list(edge: Shared, request: HttpRequest, query: web::Query<Amount>) -> Outcome {
     edge.admin(&request)?;
-    #[derive(Serialize)]
-    struct Moves {
-        migrations: Vec<MoveOut>,
+    let mut all = gathered::all(&edge.exchange, Read::Migrations).await;
+    if edge.exchange.members().is_cluster() {
+        gathered::sort_by::<u64>(&mut all, "id");
     }
-    let all = edge.exchange.moves().all();
     let older = all.len().saturating_sub(query.limit.unwrap_or(all.len()));
-    let migrations = all[older..].iter().map(view).collect();
-    Ok(HttpResponse::Ok().json(Moves { migrations }))
+    Ok(HttpResponse::Ok().json(json!({"migrations": all[older..]})))
+}
+
+/// The moves to nodes of this process, oldest first.
+pub(super) fn entries(exchange: &Exchange) -> gathered::Entries {
+    gathered::entries(exchange.moves().all().iter().map(view))
 }
 
 #[derive(Deserialize)]
@@ -108,7 +115,7 @@ async fn begin(edge: Shared, request: HttpRequest, body: Body) -> Outcome {
     let (symbol, _) = edge.listed(Some(fields.symbol.as_deref().ok_or_else(|| schema::missing("symbol"))?))?;
     let target = fields.target.as_deref().ok_or_else(|| schema::missing("target"))?;
     let target = node_id(target)?;
-    let id = edge.exchange.moves().begin(symbol, target, Cause::Operator).map_err(|e| {
+    let id = edge.exchange.fleet().move_book(symbol, target, Cause::Operator).await.map_err(|e| {
         let code = match e {
             MoveError::UnknownSymbol => Code::UnknownSymbol,
             MoveError::UnknownNode => Code::UnknownNode,
@@ -116,6 +123,7 @@ async fn begin(edge: Shared, request: HttpRequest, body: Body) -> Outcome {
             MoveError::AlreadyThere => Code::AlreadyThere,
             MoveError::AlreadyMoving => Code::AlreadyMoving,
             MoveError::NotReady | MoveError::TooMany => Code::Overloaded,
+            MoveError::NoAnswer => Code::OutcomeUnknown,
         };
         EdgeError::new(code).message(e.to_string()).detail("symbol", symbol.as_str()).detail("target", target.as_str())
     })?;
@@ -133,13 +141,42 @@ fn move_id(text: &str) -> Result<MoveId, EdgeError> {
 async fn show(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
     edge.admin(&request)?;
     let id = move_id(&path)?;
+    if let Some(record) = edge.exchange.moves().get(id) {
+        return Ok(HttpResponse::Ok().json(view(&record)));
+    }
+    // Whoever carries it out knows it.
+    let all = if edge.exchange.members().is_cluster() {
+        gathered::all(&edge.exchange, Read::Migrations).await
+    } else {
+        Vec::new()
+    };
+    #[derive(Deserialize)]
+    struct Numbered {
+        id: MoveId,
+    }
+    let is_it = |entry: &RawValue| serde_json::from_str::<Numbered>(entry.get()).is_ok_and(|n| n.id == id);
     let unknown = || EdgeError::new(Code::UnknownMigration).detail("id", path.as_str());
-    Ok(HttpResponse::Ok().json(view(&edge.exchange.moves().get(id).ok_or_else(unknown)?)))
+    Ok(HttpResponse::Ok().json(all.iter().find(|entry| is_it(entry)).ok_or_else(unknown)?))
+}
+
+/// `None`: no process knows such a move.
+async fn abort_anywhere(exchange: &Exchange, id: MoveId) -> Option<Result<(), AbortError>> {
+    if let Some(here) = exchange.moves().abort(id) {
+        return Some(here);
+    }
+    for member in exchange.members().processes() {
+        match member.link().abort_move(id).await {
+            Ok(Some(outcome)) => return Some(outcome),
+            Ok(None) => {}
+            Err(e) => tracing::warn!(%id, error = %e, "a process does not say whether it knows a move"),
+        }
+    }
+    None
 }
 
 async fn abort(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
     edge.admin(&request)?;
-    match edge.exchange.moves().abort(move_id(&path)?) {
+    match abort_anywhere(&edge.exchange, move_id(&path)?).await {
         None => Err(EdgeError::new(Code::UnknownMigration).detail("id", path.as_str())),
         Some(Err(e)) => Err(EdgeError::new(Code::TooLateToAbort).message(e.to_string()).detail("id", path.as_str())),
         Some(Ok(())) => Ok(HttpResponse::Accepted().json(json!({"id": move_id(&path)?}))),
@@ -149,10 +186,11 @@ async fn abort(edge: Shared, request: HttpRequest, path: web::Path<String>) -> O
 async fn drain(edge: Shared, request: HttpRequest, path: web::Path<String>) -> Outcome {
     edge.admin(&request)?;
     let id = node_id(&path)?;
-    let books = edge.exchange.fleet().drain(&id).map_err(|e| {
+    let books = edge.exchange.fleet().drain_any(&id).await.map_err(|e| {
         let code = match e {
             DrainError::UnknownNode => Code::UnknownNode,
             DrainError::LastNode => Code::LastNode,
+            DrainError::NoAnswer => Code::OutcomeUnknown,
         };
         EdgeError::new(code).message(e.to_string()).detail("node", id.as_str())
     })?;

@@ -4,6 +4,7 @@ pub mod account;
 pub mod admin;
 pub mod decisions;
 pub mod edge;
+pub mod gathered;
 pub mod grpc;
 pub mod market;
 pub mod migrations;

@@ -20,7 +20,7 @@ use super::{account, admin, market, migrations, pages, rest, schema, ws};
 use crate::actors::exchange::Exchange;
 use crate::actors::registry::{Drain, Registry, RegistryLimits, StopRegistry};
 use crate::actors::router::RouterCore;
-use crate::config::Config;
+use crate::config::{Config, Role};
 use crate::ports::identity::Identity;
 
 /// How long connections have to close when the server goes down.
@@ -30,6 +30,11 @@ const STOP_WITHIN_S: u64 = 5;
 const REQUEST_ID_BYTES_MAX: usize = 64;
 /// How often measured values are summed up: between two readings of /metrics they would pile up one by one.
 const METRICS_UPKEEP: Duration = Duration::from_secs(5);
+
+/// What traders come for.
+fn trading(app: &mut web::ServiceConfig) {
+    app.configure(rest::routes).configure(account::routes).configure(market::routes).configure(ws::routes);
+}
 
 /// A running server.
 pub struct Server {
@@ -74,17 +79,19 @@ pub async fn start(
     });
     actix::spawn(keep_metrics(Arc::downgrade(&edge.clone().into_inner())));
     let data = edge.clone();
+    let trades = config.role != Role::Engine;
     let app = move || {
         App::new()
             .app_data(data.clone())
             .app_data(web::PayloadConfig::new(schema::BODY_BYTES_MAX))
             .wrap(from_fn(in_one_form))
-            .configure(rest::routes)
-            .configure(account::routes)
-            .configure(market::routes)
+            .configure(|app| {
+                if trades {
+                    trading(app)
+                }
+            })
             .configure(admin::routes)
             .configure(migrations::routes)
-            .configure(ws::routes)
             .configure(pages::routes)
             .default_service(web::to(nothing_here))
     };

@@ -65,6 +65,9 @@ pub struct ServeArgs {
     /// Nodes in this process, each with books and threads of its own.
     #[arg(long)]
     nodes: Option<usize>,
+    /// In a cluster: gateway, engine or both.
+    #[arg(long)]
+    role: Option<config::Role>,
     /// Where log and snapshots are kept.
     #[arg(long)]
     data: Option<PathBuf>,
@@ -91,6 +94,9 @@ impl ServeArgs {
         let mut flags = Dict::new();
         if let Some(n) = self.nodes {
             flags.insert("nodes".into(), Value::from(n));
+        }
+        if let Some(role) = self.role {
+            flags.insert("role".into(), Value::serialize(role).unwrap_or(Value::from("")));
         }
         if let Some(port) = self.http_port {
             flags.insert("http_port".into(), Value::from(port));

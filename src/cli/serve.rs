@@ -14,11 +14,12 @@ use super::{demo, parts};
 use crate::actors::exchange::{Exchange, ExchangeConfig};
 use crate::api::grpc::{self, GrpcServer};
 use crate::api::server::{self, Server};
-use crate::config::{Config, GRPC_PORT};
+use crate::config::{Config, GRPC_PORT, Role};
 use crate::domain::{NodeId, Symbol};
 use crate::migration::placement;
 use crate::ports::identity::Identity;
 use crate::ports::identity::hs256::Hs256;
+use crate::ports::routes::Addresses;
 use crate::wire::client::schema::random_bytes;
 use crate::wire::rpc::RpcKey;
 
@@ -45,12 +46,18 @@ impl Running {
             Some(secret) => Arc::new(Hs256::configured(secret.as_bytes())),
             None => Arc::new(Hs256::development(&secret)),
         };
-        let exchange = Exchange::start_on(exchange_config(config, secret), parts).await?;
+        let grpc = bind_grpc(config).await?;
+        let mut exchange_config = exchange_config(config, secret);
+        if config.is_cluster() {
+            exchange_config.cluster = Some(addresses(config, grpc.as_ref())?);
+        }
+        let exchange = Exchange::start_on(exchange_config, parts).await?;
         let router = exchange.gateway().router();
         let server = server::start(config, Arc::clone(&exchange), router, identity)
             .await
             .with_context(|| format!("cannot listen on {}:{}", config.http_host, config.http_port))?;
-        let grpc = start_grpc(config, &exchange).await?;
+        let key = config.cluster_secret.as_ref().map(|secret| RpcKey::from_secret(secret.as_bytes()));
+        let grpc = grpc.map(|listener| grpc::start(listener, &exchange, key)).transpose()?;
         Ok(Self { exchange, server, grpc })
     }
 
@@ -61,8 +68,10 @@ impl Running {
         }
     }
 
-    /// Says goodbye to clients, then snapshots every changed book and closes the log.
+    /// Gives the books to other processes, if there are any, and says goodbye to clients; then snapshots every book that has
+    /// changed and is still here, and closes the log.
     pub async fn stop(self) {
+        self.exchange.leave().await;
         self.server.stop().await;
         if let Some(grpc) = self.grpc {
             grpc.stop().await;
@@ -72,12 +81,13 @@ impl Running {
 }
 
 /// Nobody is kept from trading on one machine because another program has the usual gRPC port; one that was asked for
-/// must be had.
-async fn start_grpc(config: &Config, exchange: &Arc<Exchange>) -> Result<Option<GrpcServer>> {
-    let key = config.cluster_secret.as_ref().map(|secret| RpcKey::from_secret(secret.as_bytes()));
-    match grpc::start(&config.grpc_host, config.grpc_port, exchange, key).await {
-        Ok(server) => Ok(Some(server)),
-        Err(e) if e.kind() == std::io::ErrorKind::AddrInUse && config.grpc_port == GRPC_PORT => {
+/// must be had, and so must one that other processes need.
+async fn bind_grpc(config: &Config) -> Result<Option<std::net::TcpListener>> {
+    match grpc::bind(&config.grpc_host, config.grpc_port).await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(e)
+            if e.kind() == std::io::ErrorKind::AddrInUse && config.grpc_port == GRPC_PORT && !config.is_cluster() =>
+        {
             tracing::warn!(port = GRPC_PORT, "another program has the gRPC port: no gRPC here (set GRPC_PORT)");
             Ok(None)
         }
@@ -87,11 +97,18 @@ async fn start_grpc(config: &Config, exchange: &Arc<Exchange>) -> Result<Option<
     }
 }
 
+/// Where the other processes of the cluster reach this one.
+fn addresses(config: &Config, grpc: Option<&std::net::TcpListener>) -> Result<Addresses> {
+    let bound = grpc.map(std::net::TcpListener::local_addr).transpose()?;
+    let peer = config.peer_address.clone().or_else(|| bound.map(|a| format!("{}:{}", config.grpc_host, a.port())));
+    Ok(Addresses { http: None, peer })
+}
+
 fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
     let costs = config.dev_command_cost_us.iter().filter_map(|(s, us)| Some((Symbol::new(s).ok()?, *us)));
     ExchangeConfig {
         data_dir: config.data_dir.clone(),
-        nodes: config.nodes,
+        nodes: if config.role == Role::Gateway { 0 } else { config.nodes },
         node_id: config.node_id.as_deref().and_then(|id| NodeId::new(id).ok()),
         partitions: config.partitions,
         book_threads_per_node: config.book_threads_per_node,
@@ -106,6 +123,7 @@ fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
         node_cores: config.node_cores,
         placement_mode: config.placement_mode,
         placement: placement_settings(config),
+        dev_move_step_ms: config.dev_move_step_ms,
         dev_command_cost_us: costs.collect::<HashMap<_, _>>(),
         ..ExchangeConfig::default()
     }

@@ -14,6 +14,31 @@ pub enum KafkaSecurity {
     Tls,
 }
 
+/// What a process of a cluster does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Clients trade through it; it has no books.
+    Gateway,
+    /// It has books; only operators come to it.
+    Engine,
+    #[default]
+    Both,
+}
+
+impl std::str::FromStr for Role {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "gateway" => Ok(Self::Gateway),
+            "engine" => Ok(Self::Engine),
+            "both" => Ok(Self::Both),
+            _ => Err("is gateway, engine or both".into()),
+        }
+    }
+}
+
 /// The outside parts by what makes each of them one, and what of the build it needs.
 const PARTS: [(&str, &str, bool); 3] = [
     ("KAFKA_BROKERS", "kafka", cfg!(feature = "kafka")),
@@ -43,7 +68,15 @@ impl Config {
             return Err(ConfigError::Value { key: "node_id", what: bad.to_string() });
         }
         if !self.is_cluster() {
+            if self.role != Role::Both {
+                return Err(ConfigError::Value { key: "role", what: "other than both needs a cluster".into() });
+            }
             return Ok(());
+        }
+        let is_anywhere = self.grpc_host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+        if is_anywhere && self.peer_address.is_none() {
+            let what = format!("is needed: others cannot reach {}", self.grpc_host);
+            return Err(ConfigError::Value { key: "peer_address", what });
         }
         let (set, missing): (Vec<_>, Vec<_>) = PARTS.into_iter().zip(self.parts_set()).partition(|(_, set)| *set);
         let names = |parts: Vec<((&'static str, _, _), _)>| parts.into_iter().map(|((key, _, _), _)| key).collect();
@@ -110,6 +143,7 @@ mod tests {
             assert_eq!((set.len(), missing), (2, vec![one.0]));
         }
         assert!(!load(None, environment(&[("KAFKA_BROKERS", "")]), Dict::new()).unwrap().is_cluster());
+        assert!(refused(&[("HOTBOOK_ROLE", "gateway")]).to_string().contains("role"));
     }
 
     #[test]
@@ -132,6 +166,7 @@ mod tests {
             ("HOTBOOK_NODE_ID", "not a name", "node_id"),
             ("HOTBOOK_KAFKA_CA_FILE", "ca.pem", "kafka_security"),
             ("HOTBOOK_KAFKA_KEY_FILE", "key.pem", "kafka_key_file"),
+            ("HOTBOOK_GRPC_HOST", "0.0.0.0", "peer_address"),
             ("HOTBOOK_REDIS_CA_FILE", "ca.pem", "redis_ca_file"),
             ("HOTBOOK_KAFKA_REPLICATION", "1", "kafka_min_insync_replicas"),
         ] {

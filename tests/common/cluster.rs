@@ -124,10 +124,15 @@ pub struct Traders {
 
 impl Traders {
     pub fn start(url: &str, token: &str, symbols: &[&str], clients: usize) -> Self {
+        Self::start_as("c", url, token, symbols, clients)
+    }
+
+    /// `name`: what their order ids begin with.
+    pub fn start_as(name: &str, url: &str, token: &str, symbols: &[&str], clients: usize) -> Self {
         let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
         let client = |(symbol, client): (&&str, usize)| {
             let (url, token, symbol) = (url.to_owned(), token.to_owned(), (*symbol).to_owned());
-            let (stop, told) = (Arc::clone(&stop), Arc::clone(&told));
+            let (stop, told, name) = (Arc::clone(&stop), Arc::clone(&told), name.to_owned());
             actix_web::rt::spawn(async move {
                 for n in 0.. {
                     if stop.load(Ordering::Acquire) {
@@ -135,7 +140,7 @@ impl Traders {
                     }
                     let side = if (n + client) % 2 == 0 { "BUY" } else { "SELL" };
                     let body = json!({"symbol": symbol, "side": side, "price": 100 + n * 7 % 5, "quantity": 1 + n % 4,
-                                      "stp": "none", "order_id": format!("c{client}-{n}")});
+                                      "stp": "none", "order_id": format!("{name}{client}-{n}")});
                     settle(&url, &token, &body, &told).await;
                 }
             })

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use futures_util::future::{BoxFuture, join_all};
 use hotbook::domain::{Epoch, NodeId, Symbol};
 use hotbook::ports::routes::{
-    Addresses, BookLoad, CHANGES_MAX, Change, Changes, Heartbeat, Holder, Lease, NodeStatus, PartitionLoad, Route,
-    RouteStatus, Routes, RoutesError,
+    Addresses, Arriving, BookLoad, CHANGES_MAX, Change, Changes, Heartbeat, Holder, Lease, NodeStatus, PartitionLoad,
+    Route, RouteStatus, Routes, RoutesError,
 };
 
 /// Whatever is awaited here takes milliseconds.
@@ -72,6 +72,7 @@ pub fn beat(name: &str, incarnation: u64, load: f64) -> Heartbeat {
         books: 17,
         hottest: vec![book],
         partitions: vec![PartitionLoad { partition: 3, fetch: 0.125 }],
+        arriving: vec![Arriving { symbol: Symbol::new("COMES").unwrap(), from: NodeId::new("n9").unwrap() }],
     }
 }
 

@@ -9,12 +9,13 @@ use crate::actors::node::NodeSettings;
 use crate::domain::ids::BadName;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::placement::{self, PlacementMode};
+use crate::ports::routes::Addresses;
 
 /// How the exchange is set up.
 #[derive(Debug, Clone)]
 pub struct ExchangeConfig {
     pub data_dir: PathBuf,
-    /// Nodes in this process.
+    /// Nodes in this process; 0 for a gateway beside the nodes of other processes.
     pub nodes: usize,
     /// Name of the node; of several: what their names begin with. Without one they are called n1 to nN.
     pub node_id: Option<NodeId>,
@@ -47,6 +48,10 @@ pub struct ExchangeConfig {
     pub placement: placement::Settings,
     /// Development only: CPU time that each command of a symbol is made to cost.
     pub dev_command_cost_us: HashMap<Symbol, u64>,
+    /// Development only: how long each step of a move waits before anything is done for it.
+    pub dev_move_step_ms: u64,
+    /// Where the process is reached by others; `None`: it is alone.
+    pub cluster: Option<Addresses>,
 }
 
 impl Default for ExchangeConfig {
@@ -73,6 +78,8 @@ impl Default for ExchangeConfig {
             placement_mode: PlacementMode::Off,
             placement: placement::Settings::default(),
             dev_command_cost_us: HashMap::new(),
+            dev_move_step_ms: 0,
+            cluster: None,
         }
     }
 }
@@ -96,7 +103,7 @@ fn cores() -> usize {
 
 pub(super) fn threads_per_node(config: &ExchangeConfig) -> usize {
     match config.book_threads_per_node {
-        0 => (cores() / config.nodes).max(1),
+        0 => (cores() / config.nodes.max(1)).max(1),
         n => n,
     }
 }

@@ -20,6 +20,10 @@ use crate::migration::snapshot::Snapshot;
 const LET_GO_LOOK: Duration = Duration::from_millis(5);
 const LET_GO_LOOKS: u32 = 2_000;
 
+/// An idle shadow whose owner is on another node of the cluster goes by itself after so many ticks, if nobody says so
+/// before.
+const LONELY_TICKS_MAX: u32 = 30;
+
 /// Who wants a shadow here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Want {
@@ -93,15 +97,30 @@ impl NodeSupervisor {
     /// Lets go of replicas that have nothing left to do here: the book went on, and nobody is owed anything.
     pub(super) fn sweep(&mut self, books: &[Arc<BookStatus>]) {
         for book in books {
-            let owner_is_there = self
-                .node
-                .directory
-                .get(&book.symbol)
-                .is_some_and(|b| b.node() != self.node.id && b.is_active() && b.epoch() >= book.epoch());
-            if !book.is_active() && owner_is_there && book.is_idle_shadow() && !self.is_wanted(&book.symbol) {
+            let is_idle = !book.is_active() && book.is_idle_shadow() && !self.is_wanted(&book.symbol);
+            if is_idle && (self.owner_is_here(book) || self.owner_is_elsewhere(book)) {
                 self.let_go(book.symbol);
+            } else if !is_idle {
+                self.lonely.remove(&book.symbol);
             }
         }
+    }
+
+    fn owner_is_here(&self, book: &BookStatus) -> bool {
+        let standing = self.node.directory.get(&book.symbol);
+        standing.is_some_and(|b| b.node() != self.node.id && b.is_active() && b.epoch() >= book.epoch())
+    }
+
+    /// A node of another process has owned the book for so long that whoever moved it there would have said so.
+    fn owner_is_elsewhere(&mut self, book: &BookStatus) -> bool {
+        let owner = book.owner();
+        if self.node.peers.is_here(&owner) || !self.node.peers.members().is_alive(&owner) {
+            self.lonely.remove(&book.symbol);
+            return false;
+        }
+        let ticks = self.lonely.entry(book.symbol).or_default();
+        *ticks += 1;
+        *ticks > LONELY_TICKS_MAX
     }
 
     /// Asks shadows of idle books what they still keep back; busy ones ask with each batch.
@@ -116,8 +135,10 @@ impl NodeSupervisor {
 
     fn let_go(&mut self, symbol: Symbol) {
         self.watches.remove(&symbol);
+        self.lonely.remove(&symbol);
         let Some((book, status)) = self.node.books.write().remove(&symbol) else { return };
         status.retire();
+        self.node.directory.forget(&status);
         // One per replica and life.
         #[allow(clippy::disallowed_methods)]
         self.feeds[status.partition as usize].do_send(Detach { symbol });

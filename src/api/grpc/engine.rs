@@ -34,7 +34,7 @@ impl Engine {
 
     fn symbol(&self, text: &str) -> Result<Symbol, Status> {
         let symbol = Symbol::new(text).map_err(|e| Status::invalid_argument(format!("the symbol {e}")))?;
-        match self.exchange.directory().get(&symbol) {
+        match self.exchange.gateway().mirrors().instrument(&symbol) {
             Some(_) => Ok(symbol),
             None => Err(Status::not_found(format!("unknown_symbol: {symbol} is not listed"))),
         }
@@ -87,7 +87,7 @@ impl Engine {
         let symbol = self.symbol(&request.symbol)?;
         let depth = if request.depth == 0 { DEPTH_DEFAULT } else { DEPTH_MAX.min(request.depth as usize) };
         let unknown = || Status::not_found(format!("unknown_symbol: {symbol} is not listed"));
-        let status = self.exchange.directory().get(&symbol).ok_or_else(unknown)?;
+        let owner = self.exchange.owners().get(&symbol).ok_or_else(unknown)?;
         let view = self.exchange.gateway().mirrors().depth(&symbol, depth).ok_or_else(unknown)?;
         let price = |p: Price| decimal_text(p, view.price_scale);
         let level =
@@ -95,12 +95,12 @@ impl Engine {
         Ok(GetOrderBookResponse {
             symbol: symbol.to_string(),
             seq: view.seq.0,
-            epoch: status.epoch().0,
+            epoch: owner.epoch.0,
             bids: view.bids.iter().map(level).collect(),
             asks: view.asks.iter().map(level).collect(),
             last_price: view.last_trade.map(|(p, _)| price(p)).unwrap_or_default(),
             last_quantity: view.last_trade.map(|(_, q)| q.0).unwrap_or_default(),
-            node: status.owner().to_string(),
+            node: owner.node.to_string(),
         })
     }
 }

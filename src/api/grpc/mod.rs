@@ -1,9 +1,11 @@
-//! The gRPC server: copies and shadows of books for other programs (docs/grpc.md), health, reflection.
+//! The gRPC server: copies and shadows of books for other programs (docs/grpc.md), what the processes of a cluster say to
+//! each other, health, reflection.
 //!
 //! It has a thread of its own, so that a large snapshot on its way holds up no order.
 
 mod auth;
 mod engine;
+mod peer;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Weak};
@@ -17,6 +19,7 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Server;
 
 use crate::actors::exchange::Exchange;
+use crate::wire::rpc::v1::node_peer_server::NodePeerServer;
 use crate::wire::rpc::v1::order_book_engine_server::OrderBookEngineServer;
 use crate::wire::rpc::{DESCRIPTORS, RpcKey};
 pub use auth::Auth;
@@ -36,19 +39,24 @@ pub struct GrpcServer {
     thread: Arbiter,
 }
 
-/// Starts serving. `key`: what calls are checked with; `None` takes every call, and is for loopback only.
+/// Takes the address, so that it can be told before anything is served there.
 ///
 /// # Errors
 /// When the address cannot be bound.
-pub async fn start(
-    host: &str,
-    port: u16,
+pub async fn bind(host: &str, port: u16) -> std::io::Result<std::net::TcpListener> {
+    TcpListener::bind((host, port)).await?.into_std()
+}
+
+/// Starts serving. `key`: what calls are checked with; `None` takes every call, and is for loopback only.
+///
+/// # Errors
+/// When the listener is not usable.
+pub fn start(
+    listener: std::net::TcpListener,
     exchange: &Arc<Exchange>,
     key: Option<RpcKey>,
 ) -> std::io::Result<GrpcServer> {
-    let listener = TcpListener::bind((host, port)).await?;
     let address = listener.local_addr()?;
-    let listener = listener.into_std()?;
     let (stop, stopping) = oneshot::channel();
     let (ended, stopped) = oneshot::channel();
     let thread = Arbiter::new();
@@ -77,12 +85,15 @@ async fn serve(
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
+    // A process that is alone has no peers.
+    let peer = exchange.members().is_cluster().then(|| NodePeerServer::new(peer::Peer::new(Arc::clone(&exchange))));
     let engine = OrderBookEngineServer::new(engine::Engine::new(exchange)).max_decoding_message_size(REQUEST_BYTES_MAX);
     Server::builder()
         .tcp_nodelay(true)
         .add_service(health)
         .add_service(InterceptedService::new(reflection().build_v1()?, auth.clone()))
         .add_service(InterceptedService::new(reflection().build_v1alpha()?, auth.clone()))
+        .add_optional_service(peer.map(|peer| InterceptedService::new(peer, auth.clone())))
         .add_service(InterceptedService::new(engine, auth))
         .serve_with_incoming_shutdown(TcpListenerStream::new(TcpListener::from_std(listener)?), async {
             // The sender is dropped with the server.

@@ -111,6 +111,7 @@ fn node(threads: Vec<(ArbiterHandle, Pump)>, folder: &std::path::Path) -> anyhow
         directory: Arc::new(Directory::default()),
         keyring: Arc::new(Keyring::from_secret(b"bench")),
         catalogue: Arc::new(Catalogue::default()),
+        owners: Arc::default(),
         positions: Arc::new(EventPositions::default()),
         peers: Arc::default(),
         retention: Arc::new(Retention::new(Duration::from_secs(3_600))),

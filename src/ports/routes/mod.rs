@@ -125,6 +125,13 @@ pub struct PartitionLoad {
     pub fetch: f64,
 }
 
+/// A book that is being moved to the node that says so.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Arriving {
+    pub symbol: Symbol,
+    pub from: NodeId,
+}
+
 /// What a node says of itself, again and again.
 #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Heartbeat {
@@ -145,11 +152,16 @@ pub struct Heartbeat {
     pub hottest: Vec<BookLoad>,
     /// The partitions whose fetching costs something.
     pub partitions: Vec<PartitionLoad>,
+    /// Books that are being moved to it; at most [`Heartbeat::ARRIVING_MAX`].
+    #[serde(default)]
+    pub arriving: Vec<Arriving>,
 }
 
 impl Heartbeat {
     /// 256 x about 120 bytes of JSON = 30 KiB per node and beat.
     pub const HOTTEST_MAX: usize = 256;
+    /// The placement policy moves a few at a time; when a node died, it is not asked.
+    pub const ARRIVING_MAX: usize = 64;
 }
 
 /// One life of one node, as the holder of a lease.

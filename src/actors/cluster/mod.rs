@@ -1,0 +1,10 @@
+//! The nodes of other processes: who is there, and how they are spoken to.
+//!
+//! Nothing that is said here changes who owns a book: the FENCE records of its log alone do (HANDOVER rule 1). What is lost,
+//! late or doubled costs time, never an order.
+
+mod link;
+mod members;
+
+pub use link::{Begun, Link, LinkError, Read};
+pub use members::{Member, Members, MembersParts};

@@ -1,0 +1,221 @@
+//! Processes of their own on Kafka, Redis and S3: books move between them, leave one that goes down, and are taken over from
+//! one that was killed.
+
+mod common {
+    pub mod cluster;
+    pub mod process;
+    pub mod processes;
+    pub mod services;
+}
+
+use std::time::{Duration, Instant};
+
+use common::cluster::{Cluster, Traders, all_are_known};
+use common::processes::{Process, SOON};
+use common::services::KafkaOptions;
+use serde_json::{Value, json};
+
+const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
+
+#[actix_web::test]
+async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_is_killed() {
+    let cluster = Cluster::start();
+    let mut processes = NODES.map(|name| Process::start(&cluster, name, &[]));
+    let admin = processes[0].served().token("root", &["admin"]).await;
+    let trader = processes[0].served().token("ann", &["trader"]).await;
+    for process in &processes {
+        process.until_sees(&admin, &NODES).await;
+    }
+    processes[1].served().list(&SYMBOLS, &admin).await;
+    let homes = processes[2].homes(&admin).await;
+    for node in NODES {
+        assert_eq!(homes.values().filter(|home| *home == node).count(), 2, "{homes:?}");
+    }
+    let first = Traders::start(&processes[0].url(), &trader, &SYMBOLS, 2);
+    let second = Traders::start_as("second-", &processes[1].url(), &trader, &SYMBOLS, 2);
+    first.until_more(300, SOON).await;
+
+    // By anybody's word, from anywhere to anywhere.
+    for (n, symbol) in SYMBOLS.iter().cycle().take(18).enumerate() {
+        let asked = &processes[n % 3];
+        let from = asked.homes(&admin).await[*symbol].clone();
+        let to = NODES.into_iter().filter(|node| *node != from).nth(n % 2).unwrap();
+        let id = asked.begin_move(&admin, symbol, to).await.unwrap();
+        let record = processes[(n + 1) % 3].until_moved(&admin, id).await;
+        assert_eq!(record["status"], "COMPLETED", "{record}");
+        assert_eq!(asked.homes(&admin).await[*symbol], to);
+        println!("{symbol} {from} to {to}: pause {} us, parked {}", record["pause_us"], record["parked"]);
+    }
+    let listed = processes[0].served().get("/admin/migrations", &admin).await;
+    assert_eq!(listed["migrations"].as_array().unwrap().len(), 18, "{listed}");
+    assert_eq!(processes[0].begin_move(&admin, "AAA", "n9").await, Err("unknown_node".into()));
+    let home = processes[0].homes(&admin).await["AAA"].clone();
+    for process in &processes {
+        assert_eq!(process.begin_move(&admin, "AAA", &home).await, Err("already_there".into()));
+    }
+    cluster.clean_audit(&[]);
+
+    // One goes down: its books leave first.
+    processes[2].terminate();
+    let homes = processes[0].homes(&admin).await;
+    assert!(homes.len() == SYMBOLS.len() && homes.values().all(|home| home != "n3"), "{homes:?}");
+    first.until_all_trade(&SYMBOLS, SOON).await;
+    processes[2].start_again(&cluster);
+    for process in &processes {
+        process.until_sees(&admin, &NODES).await;
+    }
+
+    // One is killed: the others take its books.
+    for symbol in ["AAA", "BBB", "CCC"] {
+        if let Ok(id) = processes[0].begin_move(&admin, symbol, "n3").await {
+            processes[0].until_moved(&admin, id).await;
+        }
+    }
+    processes[2].kill();
+    let killed = Instant::now();
+    let homes = processes[1].until_homes(&admin, &SYMBOLS, "n3").await;
+    println!("taken over {:?} after the kill: {homes:?}", killed.elapsed());
+    let trade = first.until_all_trade(&SYMBOLS, SOON).await;
+    println!("all books trade {trade:?} later");
+    processes[2].start_again(&cluster);
+    second.until_all_trade(&SYMBOLS, SOON).await;
+
+    for (process, told) in [(&processes[0], first.stop().await), (&processes[1], second.stop().await)] {
+        println!("{} orders settled: {:?}", told.settled.len(), told.codes);
+        assert!(told.settled.len() > 500);
+        all_are_known(&process.url(), &trader, &told).await;
+    }
+    for process in &mut processes {
+        process.terminate();
+    }
+    cluster.clean_audit(&["--complete"]);
+}
+
+#[actix_web::test]
+async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() {
+    let cluster = Cluster::start();
+    let engines = ["n1", "n2"].map(|name| Process::start(&cluster, name, &["--role", "engine"]));
+    let mut gateway = Process::start(&cluster, "g1", &["--role", "gateway"]);
+    let admin = gateway.served().token("root", &["admin"]).await;
+    let trader = gateway.served().token("ann", &["trader"]).await;
+    gateway.until_sees(&admin, &["n1", "n2"]).await;
+    gateway.served().list(&["AAA", "BBB"], &admin).await;
+    let homes = gateway.homes(&admin).await;
+    assert!(homes.values().any(|h| h == "n1") && homes.values().any(|h| h == "n2"), "{homes:?}");
+
+    for round in 0..2 {
+        let order = |id: &str, side: &str| {
+            json!({"symbol": "AAA", "side": side, "price": 100, "quantity": 5, "stp": "none",
+                   "order_id": format!("{id}-{round}")})
+        };
+        let post = async |body: Value| gateway.served().call("POST", "/orders", Some(&trader), body).await;
+        let (status, resting) = post(order("rests", "SELL")).await;
+        assert!(status == 201 && resting["status"] == "NEW", "{resting}");
+        let (status, taker) = post(order("takes", "BUY")).await;
+        assert!(status == 201 && taker["status"] == "FILLED" && taker["filled_qty"] == 5, "{taker}");
+        let (status, _) = post(order("leaves", "BUY")).await;
+        assert_eq!(status, 201);
+        let get = async |path: &str| gateway.served().get(path, &trader).await;
+        assert_eq!(get(&format!("/orders/rests-{round}?symbol=AAA")).await["status"], "FILLED");
+        assert_eq!(get("/orderbook/AAA").await["bids"][0]["price"].as_f64(), Some(100.0));
+        assert_eq!(get("/trades/AAA").await["trades"].as_array().unwrap().len(), round + 1);
+        assert_eq!(get("/fills").await["fills"].as_array().unwrap().len(), 2 * (round + 1));
+        assert_eq!(get("/ticker/AAA").await["last_price"].as_f64(), Some(100.0));
+        let path = format!("/orders/leaves-{round}?symbol=AAA");
+        let (status, _) = gateway.served().call("DELETE", &path, Some(&trader), Value::Null).await;
+        assert_eq!(status, 200);
+        assert_eq!(get("/orders?symbol=AAA&status=open").await["orders"].as_array().unwrap().len(), 0);
+        for verb in ["halt", "resume", "snapshot"] {
+            let path = format!("/admin/books/AAA/{verb}");
+            let (status, said) = gateway.served().call("POST", &path, Some(&admin), Value::Null).await;
+            assert!(status < 300, "{verb}: {said}");
+        }
+        // Moved by the gateway's word, which has no node.
+        let to = if gateway.homes(&admin).await["AAA"] == "n1" { "n2" } else { "n1" };
+        let id = gateway.begin_move(&admin, "AAA", to).await.unwrap();
+        assert_eq!(gateway.until_moved(&admin, id).await["status"], "COMPLETED");
+        let routes = gateway.served().get("/admin/routes", &admin).await;
+        assert_eq!(routes["routes"].as_array().unwrap().len(), 2, "{routes}");
+        assert_eq!(gateway.begin_move(&admin, "AAA", "g1").await, Err("unknown_node".into()));
+        if round == 0 {
+            gateway.kill();
+            gateway.start_again(&cluster);
+        }
+    }
+    // Nobody trades at an engine's door.
+    let (status, _) = engines[0].served().call("POST", "/orders", Some(&trader), json!({})).await;
+    assert_eq!(status, 404);
+    gateway.terminate();
+    for mut engine in engines {
+        engine.terminate();
+    }
+    cluster.clean_audit(&["--complete"]);
+}
+
+/// Fifty symbols, fifty moves by an administrator, and a node with too much to do, which the supervisor relieves.
+#[actix_web::test]
+async fn fifty_books_move_by_word_and_by_themselves() {
+    // Listed in this order on three empty nodes, these four come to the first.
+    let hot = ["S00", "S03", "S06", "S09"];
+    let costs: String = hot.iter().map(|s| format!("{s} = 4000\n")).collect();
+    let settings = format!("node_cores = 1.0\nplacement_cooldown_s = 5\n[dev_command_cost_us]\n{costs}");
+    let cluster = Cluster::start_with(&KafkaOptions { brokers: 1, ..KafkaOptions::default() }, &settings);
+    let mut processes =
+        NODES.map(|name| Process::start_with(&cluster, name, &[], &[("HOTBOOK_PLACEMENT_MODE", "auto")]));
+    let admin = processes[0].served().token("root", &["admin"]).await;
+    let trader = processes[0].served().token("ann", &["trader"]).await;
+    for process in &processes {
+        process.until_sees(&admin, &NODES).await;
+    }
+    let names: Vec<String> = (0..50).map(|n| format!("S{n:02}")).collect();
+    let symbols: Vec<&str> = names.iter().map(String::as_str).collect();
+    processes[0].served().list(&symbols, &admin).await;
+    let homes = processes[0].until_homes(&admin, &symbols, "").await;
+    assert!(hot.iter().all(|symbol| homes[*symbol] == "n1"), "{homes:?}");
+
+    let all = Traders::start(&processes[0].url(), &trader, &symbols, 1);
+    let busy = Traders::start_as("busy-", &processes[1].url(), &trader, &hot, 12);
+    let began = Instant::now();
+    let by_itself = loop {
+        let said = processes[2].served().get("/admin/migrations", &admin).await;
+        let moves: Vec<Value> = said["migrations"].as_array().unwrap().clone();
+        let by_load = moves.iter().filter(|m| m["cause"] == "LOAD" && m["status"] == "COMPLETED").count();
+        if by_load >= 2 {
+            break by_load;
+        }
+        let decisions = processes[2].served().get("/admin/decisions", &admin).await;
+        assert!(began.elapsed() < 2 * SOON, "books stay on a node with too much to do: {decisions}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    busy.stop().await;
+
+    let (mut pauses, mut moved) = (Vec::new(), 0);
+    for (n, symbol) in symbols.iter().enumerate() {
+        let from = processes[n % 3].homes(&admin).await[*symbol].clone();
+        let to = NODES.into_iter().filter(|node| *node != from).nth(n % 2).unwrap();
+        // The supervisor may be moving just this one.
+        let Ok(id) = processes[n % 3].begin_move(&admin, symbol, to).await else { continue };
+        let record = processes[n % 3].until_moved(&admin, id).await;
+        assert_eq!(record["status"], "COMPLETED", "{record}");
+        pauses.extend(record["pause_us"].as_u64());
+        moved += 1;
+    }
+    pauses.sort_unstable();
+    println!(
+        "{by_itself} moves by the supervisor, {moved} by an administrator; pause p50 {} us, p90 {} us, most {} us",
+        pauses[pauses.len() / 2],
+        pauses[pauses.len() * 9 / 10],
+        pauses[pauses.len() - 1]
+    );
+    assert!(moved >= 45);
+    all.until_all_trade(&symbols, SOON).await;
+    let told = all.stop().await;
+    println!("{} orders settled: {:?}", told.settled.len(), told.codes);
+    all_are_known(&processes[2].url(), &trader, &told).await;
+    processes.iter_mut().for_each(Process::terminate);
+    let report = cluster.clean_audit(&["--complete"]);
+    let fences: usize =
+        report["symbols"].as_array().unwrap().iter().map(|s| s["moves"].as_array().unwrap().len()).sum();
+    assert!(fences >= moved + by_itself, "{fences}");
+}
