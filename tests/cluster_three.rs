@@ -8,11 +8,14 @@ mod common {
     pub mod services;
 }
 
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::cluster::{Cluster, Traders, all_are_known};
+use common::process::run;
 use common::processes::{Process, SOON};
-use common::services::KafkaOptions;
+use common::services::{KafkaOptions, free_port};
 use serde_json::{Value, json};
 
 const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
@@ -159,7 +162,7 @@ async fn fifty_books_move_by_word_and_by_themselves() {
     // Listed in this order on three empty nodes, these four come to the first.
     let hot = ["S00", "S03", "S06", "S09"];
     let costs: String = hot.iter().map(|s| format!("{s} = 4000\n")).collect();
-    let settings = format!("node_cores = 1.0\nplacement_cooldown_s = 5\n[dev_command_cost_us]\n{costs}");
+    let settings = format!("node_cores = 0.5\nplacement_cooldown_s = 5\n[dev_command_cost_us]\n{costs}");
     let cluster = Cluster::start_with(&KafkaOptions { brokers: 1, ..KafkaOptions::default() }, &settings);
     let mut processes =
         NODES.map(|name| Process::start_with(&cluster, name, &[], &[("HOTBOOK_PLACEMENT_MODE", "auto")]));
@@ -181,7 +184,7 @@ async fn fifty_books_move_by_word_and_by_themselves() {
         let said = processes[2].served().get("/admin/migrations", &admin).await;
         let moves: Vec<Value> = said["migrations"].as_array().unwrap().clone();
         let by_load = moves.iter().filter(|m| m["cause"] == "LOAD" && m["status"] == "COMPLETED").count();
-        if by_load >= 2 {
+        if by_load >= 1 {
             break by_load;
         }
         let decisions = processes[2].served().get("/admin/decisions", &admin).await;
@@ -218,4 +221,31 @@ async fn fifty_books_move_by_word_and_by_themselves() {
     let fences: usize =
         report["symbols"].as_array().unwrap().iter().map(|s| s["moves"].as_array().unwrap().len()).sum();
     assert!(fences >= moved + by_itself, "{fences}");
+}
+
+/// Made from `proto/` by Python's tools: names the services, copies a book, restores the copy and removes it.
+#[actix_web::test]
+async fn a_generated_client_copies_and_restores_a_book() {
+    let cluster = Cluster::start();
+    let port = free_port().to_string();
+    let mut process = Process::start(&cluster, "n1", &["--grpc-port", &port, "--nodes", "2"]);
+    let admin = process.served().token("root", &["admin"]).await;
+    let trader = process.served().token("ann", &["trader"]).await;
+    process.served().list(&["AAA"], &admin).await;
+    let order = json!({"symbol": "AAA", "side": "BUY", "price": "10.50", "quantity": 7});
+    let (status, said) = process.served().call("POST", "/orders", Some(&trader), order).await;
+    assert_eq!(status, 201, "{said}");
+
+    let (ok, token, err) = run(cluster.hotbook(&["admin", "grpc-token"]));
+    assert!(ok, "{err}");
+    let project = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut client = Command::new(project.join("scripts/services"));
+    client.args(["run", "python"]).arg(project.join("tests/clients/grpc_client.py"));
+    client.arg(format!("127.0.0.1:{port}")).arg(project.join("proto")).args(["AAA", token.trim()]);
+    let (ok, out, err) = tokio::task::spawn_blocking(|| run(client)).await.expect("no panic");
+    assert!(ok, "{out}{err}");
+    let found: Value = serde_json::from_str(&out).expect("a line of JSON");
+    assert_eq!(found["bids"], json!([["10.50", 7]]), "{found}");
+    assert!(found["services"].as_array().unwrap().contains(&json!("hotbook.v1.NodePeer")), "{found}");
+    process.terminate();
 }

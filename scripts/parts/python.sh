@@ -2,7 +2,7 @@
 # Sourced by scripts/services.
 # shellcheck shell=bash disable=SC2154
 
-python_packages="confluent-kafka==2.16.1 grpcio-tools grpcio-reflection"
+python_packages="confluent-kafka==2.16.1 grpcio-tools==1.85.1 grpcio-reflection==1.85.1"
 python_home=$home/python
 
 python_is_installed() { [ "$(cat "$python_home/packages" 2>/dev/null)" = "$python_packages" ]; }

@@ -39,7 +39,10 @@ impl Process {
     pub fn start_again(&mut self, cluster: &Cluster) {
         assert!(self.served.is_none(), "{} runs already", self.name);
         let port = self.port.to_string();
-        let mut arguments = vec!["serve", "--nodes", "1", "--http-port", &port];
+        let mut arguments = vec!["serve", "--http-port", &port];
+        if !self.arguments.iter().any(|a| a == "--nodes") {
+            arguments.extend(["--nodes", "1"]);
+        }
         arguments.extend(self.arguments.iter().map(String::as_str));
         let mut command = cluster.hotbook(&arguments);
         command.env("HOTBOOK_NODE_ID", &self.name);
