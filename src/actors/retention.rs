@@ -16,7 +16,7 @@ use crate::ports::snapshots::SnapshotStore;
 const KEPT_PER_SYMBOL: usize = 2;
 /// A catalogue entry that has no book after this time never will: its LIST would have run out.
 const BIRTH_MAX: Duration = Duration::from_secs(180);
-/// How finely the age of `events` is known.
+/// How finely the age of records is known.
 const NOTE_EVERY: Duration = Duration::from_secs(600);
 
 /// Where a kept snapshot begins to read.
@@ -26,19 +26,37 @@ struct Kept {
     events: Offset,
 }
 
+/// Where each partition ended at some time.
+#[derive(Debug)]
+struct Note {
+    at: Instant,
+    orders: Vec<Offset>,
+    events: Vec<Offset>,
+}
+
 /// Remembers which snapshots are kept and trims what lies below them.
 #[derive(Debug)]
 pub struct Retention {
     started: Instant,
     events_for: Duration,
+    orders_for: Duration,
     kept: Mutex<HashMap<Symbol, VecDeque<Kept>>>,
-    /// Ends of the `events` partitions as they were at some times, oldest first.
-    notes: Mutex<VecDeque<(Instant, Vec<Offset>)>>,
+    /// Oldest first.
+    notes: Mutex<VecDeque<Note>>,
 }
 
 impl Retention {
+    /// Keeps `events` for so long at least, and `orders` only as long as a snapshot needs them.
     pub fn new(events_for: Duration) -> Self {
-        Self { started: Instant::now(), events_for, kept: Mutex::default(), notes: Mutex::default() }
+        let (kept, notes) = Default::default();
+        Self { started: Instant::now(), events_for, orders_for: Duration::ZERO, kept, notes }
+    }
+
+    /// Keeps `orders` for so long at least: what is still there can be audited.
+    #[must_use]
+    pub fn with_orders_for(mut self, orders_for: Duration) -> Self {
+        self.orders_for = orders_for;
+        self
     }
 
     /// Takes note of a new snapshot and removes those that are no longer kept.
@@ -87,31 +105,44 @@ impl Retention {
                 by_partition.entry(entry.partition).or_default().push(entry.symbol);
             }
         }
-        let old_enough = self.note_ends(log).await?;
+        self.note_ends(log).await?;
         for (partition, symbols) in by_partition {
             let Some(needed) = self.needed(&symbols) else { continue };
-            log.trim(TopicPartition { topic: Topic::Orders, partition }, needed.orders).await?;
-            let events = needed.events.min(old_enough.get(partition as usize).copied().unwrap_or(Offset(0)));
+            let old_enough = |age, ends| self.old_enough(age, ends, partition);
+            let orders = needed.orders.min(old_enough(self.orders_for, |note| &note.orders));
+            log.trim(TopicPartition { topic: Topic::Orders, partition }, orders).await?;
+            let events = needed.events.min(old_enough(self.events_for, |note| &note.events));
             log.trim(TopicPartition { topic: Topic::Events, partition }, events).await?;
         }
         Ok(())
     }
 
-    /// Notes where `events` ends now; gives where it ended when what lies below became old enough to go.
-    async fn note_ends(&self, log: &dyn Log) -> Result<Vec<Offset>, LogError> {
-        let mut ends = Vec::new();
+    /// Notes where the partitions end now, and forgets notes that are older than anybody asks for.
+    async fn note_ends(&self, log: &dyn Log) -> Result<(), LogError> {
+        let (mut orders, mut events) = (Vec::new(), Vec::new());
         for partition in 0..log.partitions() {
-            ends.push(log.end_offset(TopicPartition { topic: Topic::Events, partition }).await?);
+            orders.push(log.end_offset(TopicPartition { topic: Topic::Orders, partition }).await?);
+            events.push(log.end_offset(TopicPartition { topic: Topic::Events, partition }).await?);
         }
         let mut notes = self.notes.lock();
-        if notes.back().is_none_or(|(at, _)| at.elapsed() >= NOTE_EVERY) {
-            notes.push_back((Instant::now(), ends));
+        if notes.back().is_none_or(|note| note.at.elapsed() >= NOTE_EVERY) {
+            notes.push_back(Note { at: Instant::now(), orders, events });
         }
-        while notes.get(1).is_some_and(|(at, _)| at.elapsed() >= self.events_for) {
+        let oldest_asked = self.events_for.max(self.orders_for);
+        while notes.get(1).is_some_and(|note| note.at.elapsed() >= oldest_asked) {
             notes.pop_front();
         }
-        let old = notes.front().filter(|(at, _)| at.elapsed() >= self.events_for);
-        Ok(old.map_or_else(Vec::new, |(_, ends)| ends.clone()))
+        Ok(())
+    }
+
+    /// Where a partition ended when what lies below became so old; 0 if nothing is.
+    fn old_enough(&self, age: Duration, ends: fn(&Note) -> &Vec<Offset>, partition: u32) -> Offset {
+        if age.is_zero() {
+            return Offset(u64::MAX);
+        }
+        let notes = self.notes.lock();
+        let note = notes.iter().rev().find(|note| note.at.elapsed() >= age);
+        note.and_then(|note| ends(note).get(partition as usize)).copied().unwrap_or(Offset(0))
     }
 }
 
@@ -155,10 +186,11 @@ mod tests {
             catalogue.enter(&log, &*session as &dyn Session, entry).await.unwrap();
         }
         let retention = Retention::new(Duration::from_secs(3_600));
-        let trimmed = async || {
+        let trims = async |retention: &Retention| {
             retention.trim(&log, &catalogue, &owners).await.unwrap();
             log.start_offset(ORDERS).await.unwrap()
         };
+        let trimmed = async || trims(&retention).await;
         for offset in [10, 40, 70] {
             save(&retention, &store, "A", offset).await;
         }
@@ -170,5 +202,12 @@ mod tests {
         save(&retention, &store, "B", 95).await;
         assert_eq!(trimmed().await, Offset(40), "the older of A's");
         assert_eq!(store.list(Symbol::new("A").unwrap()).await.unwrap().len(), 2);
+
+        let long = Retention::new(Duration::from_secs(3_600)).with_orders_for(Duration::from_secs(3_600));
+        *long.kept.lock() = retention.kept.lock().clone();
+        save(&long, &store, "A", 97).await;
+        assert_eq!(trims(&long).await, Offset(40), "nothing is an hour old");
+        save(&retention, &store, "A", 98).await;
+        assert_eq!(trimmed().await, Offset(70), "the older of A's");
     }
 }

@@ -17,13 +17,15 @@ use crate::config;
 use crate::domain::{Offset, Symbol};
 use crate::migration::audit::{AuditOptions, SnapshotBytes, SymbolAuditor, SymbolReport, Violation, highest_input};
 use crate::ports::log::embedded::EmbeddedLog;
-use crate::ports::log::{Log, Record, Topic, TopicPartition, partition_of};
+use crate::ports::log::{Log, LogError, Record, Topic, TopicPartition, partition_of};
 use crate::ports::snapshots::folder::FolderSnapshots;
 use crate::ports::snapshots::{SnapshotStore, SnapshotStoreError};
 use crate::wire::Keyring;
 
 /// Records asked for at once: 1,024 of up to 512 KiB, usually under 1 KiB.
 const READ_RECORDS_MAX: usize = 1_024;
+/// How often a partition is begun anew because it was trimmed meanwhile.
+const TRIES_MAX: u32 = 5;
 
 #[derive(Debug, Args)]
 pub struct AuditArgs {
@@ -116,11 +118,22 @@ pub async fn judge(
     let bar = super::progress(0, "records");
     let mut reports = Vec::new();
     for partition in partitions {
-        reports.extend(judge_partition(log, snapshots, keyring, partition, (only, complete), &bar).await?);
+        let mut tries = 1..TRIES_MAX;
+        reports.extend(loop {
+            match judge_partition(log, snapshots, keyring, partition, (only, complete), &bar).await {
+                // A running exchange forgot what was about to be read: there are newer snapshots now.
+                Err(e) if is_trimmed(&e) && tries.next().is_some() => {}
+                judged => break judged?,
+            }
+        });
     }
     bar.finish_and_clear();
     reports.sort_by_key(|r| r.symbol);
     Ok(reports)
+}
+
+fn is_trimmed(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref::<LogError>(), Some(LogError::Trimmed { .. }))
 }
 
 async fn judge_partition(

@@ -52,7 +52,7 @@ impl Cluster {
         let least = copies.div_ceil(2);
         format!(
             "node_id = \"east\"\ncluster_secret = \"{SECRET}\"\nnodes = 3\npartitions = {PARTITIONS}\n\
-             http_port = {}\ngrpc_port = 0\nhttp_workers = 1\nbook_threads_per_node = 1\nsnapshot_every_s = 2\n\
+             http_port = {}\ngrpc_port = 0\nhttp_workers = 1\nbook_threads_per_node = 1\nsnapshot_every_s = 2\norders_retention_hours = 24\n\
              placement_mode = \"off\"\nkafka_brokers = \"{brokers}\"\nkafka_replication = {copies}\n\
              kafka_min_insync_replicas = {least}\nredis_host = \"127.0.0.1\"\nredis_port = {}\n\
              s3_bucket = \"{bucket}\"\ns3_endpoint = \"http://127.0.0.1:{}\"\naws_region = \"{}\"\n",

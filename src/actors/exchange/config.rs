@@ -27,6 +27,8 @@ pub struct ExchangeConfig {
     pub snapshot_every_records: u64,
     pub snapshots_per_second_max: usize,
     pub events_retention_hours: u64,
+    /// 0: as soon as no snapshot needs them.
+    pub orders_retention_hours: u64,
     /// A book further behind than this takes no new orders.
     pub lag_records_max: u64,
     /// Goes on without acknowledged records that are gone from the end of the log, instead of not starting.
@@ -66,6 +68,7 @@ impl Default for ExchangeConfig {
             snapshot_every_records: 100_000,
             snapshots_per_second_max: 64,
             events_retention_hours: 24,
+            orders_retention_hours: 0,
             lag_records_max: 50_000,
             accept_lost_tail: false,
             cluster_secret: Vec::new(),

@@ -157,7 +157,9 @@ impl Exchange {
                 holder: Holder { node: process_id(&config, &ids), incarnation: gateway.incarnation() },
             });
         }
-        let retention = Arc::new(Retention::new(Duration::from_secs(config.events_retention_hours * 3_600)));
+        let hours = |n: u64| Duration::from_secs(n * 3_600);
+        let retention = Retention::new(hours(config.events_retention_hours));
+        let retention = Arc::new(retention.with_orders_for(hours(config.orders_retention_hours)));
         let known = known_durable(&*log, found.iter().filter(|f| ids.iter().any(|id| f.concerns(id)))).await?;
         let (mut nodes, peers) = (Vec::new(), Arc::new(Peers::new(Arc::clone(&members))));
         for (index, id) in ids.iter().enumerate() {

@@ -9,7 +9,7 @@ use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::base_consumer::PartitionQueue;
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 
 use super::context::Context;
 
@@ -17,6 +17,8 @@ use super::context::Context;
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How often a lane's thread looks whether it is still needed.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often the ends of a partition are asked for when the client changes its connections meanwhile.
+const WATERMARK_TRIES: u32 = 5;
 
 /// A consumer and the thread that hears what concerns all of it.
 pub struct Lane {
@@ -56,8 +58,15 @@ impl Lane {
 
     /// Oldest offset of a partition, and one past its newest. Blocks.
     pub fn watermarks(&self, topic: &str, partition: u32) -> KafkaResult<(u64, u64)> {
-        let (low, high) = self.consumer.fetch_watermarks(topic, partition as i32, ANSWER_WITHIN)?;
-        Ok((low.max(0) as u64, high.max(0) as u64))
+        let mut tries = 1..WATERMARK_TRIES;
+        loop {
+            match self.consumer.fetch_watermarks(topic, partition as i32, ANSWER_WITHIN) {
+                Ok((low, high)) => return Ok((low.max(0) as u64, high.max(0) as u64)),
+                // The client let go of the connection that it was asked on, and has others.
+                Err(KafkaError::MetadataFetch(RDKafkaErrorCode::DestroyBroker)) if tries.next().is_some() => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Begins to read a partition. Blocks shortly.
