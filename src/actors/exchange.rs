@@ -307,13 +307,20 @@ impl Exchange {
         }
     }
 
-    /// Whether every book trades, what the log held at start is published, and the mirrors show it.
+    /// Whether every book that the nodes of this process own by the log trades, what the log held at start is published, and
+    /// the mirrors show it.
     pub fn is_ready(&self) -> bool {
         let mirrors = self.gateway.mirrors();
-        let is_trading = |b: &BookStatus| b.is_active() && b.is_caught_up();
+        let trades = |b: &BookStatus| b.is_active() && b.is_caught_up();
         let shows = |b: &BookStatus| mirrors.last_seq(&b.symbol) >= Some(b.level_seq());
+        // Not the directory's: after a restart another node's replica may stand there, which only owes a Sealed.
+        let replica = |symbol: &Symbol, owner: &NodeId| self.fleet.get(owner).map(|node| node.context.status(symbol));
         self.fleet.all().iter().all(|n| !n.context.is_alive() || n.context.is_level())
-            && self.directory.all().iter().filter(|b| b.owner() == b.node()).all(|b| is_trading(b) && shows(b))
+            && self.owners().all().iter().all(|(symbol, owner)| match replica(symbol, &owner.node) {
+                Some(replica) => replica.is_some_and(|b| trades(&b) && shows(&b)),
+                // Of another process.
+                None => true,
+            })
             && self.gateway.is_level()
     }
 
