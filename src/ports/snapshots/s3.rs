@@ -116,8 +116,13 @@ impl S3Snapshots {
             };
             match sent {
                 Ok(()) => return Ok(()),
-                Err(Refused::Taken) if self.get(key).await? == content => return Ok(()),
-                Err(Refused::Taken) => return Err(SnapshotStoreError::Exists { path: key.path() }),
+                Err(Refused::Taken) => match self.get(key).await {
+                    Ok(there) if there == content => return Ok(()),
+                    Ok(_) => return Err(SnapshotStoreError::Exists { path: key.path() }),
+                    // Some stores say that it is there before they show it.
+                    Err(SnapshotStoreError::Missing { .. }) => tokio::time::sleep(AFTER_MEETING * meeting).await,
+                    Err(error) => return Err(error),
+                },
                 Err(Refused::Met) => tokio::time::sleep(AFTER_MEETING * meeting).await,
                 Err(Refused::Failed(error)) => return Err(error),
             }
