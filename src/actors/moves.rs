@@ -179,10 +179,6 @@ impl Moves {
         self.node(id).is_some()
     }
 
-    pub fn is_moving(&self, symbol: &Symbol) -> bool {
-        self.book.lock().running.values().any(|r| r.symbol == *symbol)
-    }
-
     /// The symbols that are moving.
     pub fn moving(&self) -> HashSet<Symbol> {
         self.book.lock().running.values().map(|r| r.symbol).collect()

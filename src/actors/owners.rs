@@ -1,5 +1,7 @@
 //! Who owns each book, by the log alone: what the LIST and the FENCE records of every partition say, as the feeds of
 //! this process met them. Also of books that no node here has a replica of.
+//!
+//! A process without nodes has no feeds, and moves no book: it goes by the route table.
 
 use std::collections::BTreeMap;
 
@@ -9,6 +11,7 @@ use super::recovery::Found;
 use crate::domain::control::Fence;
 use crate::domain::{Command, Epoch, NodeId, Symbol};
 use crate::ports::log::{Log, Record, partition_of};
+use crate::ports::routes::Route;
 use crate::wire::{self, Keyring};
 
 /// What a control record of ours begins with, behind one byte that counts its fields: MessagePack of `"action": "FENCE"`
@@ -52,6 +55,18 @@ impl Owners {
             Some((symbol, Told::Listed(node))) => self.listed(symbol, node, partition),
             Some((symbol, Told::Fenced(fence))) => self.fenced(&symbol, &fence),
             None => {}
+        }
+    }
+
+    /// Takes in the route table, for a process without feeds. A row of an older epoch changes nothing.
+    pub(super) fn learn(&self, rows: &[(Symbol, Route)]) {
+        let mut owners = self.0.write();
+        for (symbol, row) in rows {
+            let told = Owner { node: row.target_instance, epoch: row.epoch, partition: row.partition };
+            let known = owners.entry(*symbol).or_insert(told);
+            if told.epoch > known.epoch {
+                *known = told;
+            }
         }
     }
 
@@ -105,6 +120,7 @@ mod tests {
     use crate::domain::command::Listing;
     use crate::domain::{Instrument, Micros, Offset};
     use crate::ports::log::embedded::EmbeddedLog;
+    use crate::ports::routes::RouteStatus;
     use crate::wire::Control;
 
     fn node(name: &str) -> NodeId {
@@ -123,6 +139,17 @@ mod tests {
             owners.fenced(&symbol, &fence(epoch, to));
         }
         assert_eq!(owners.get(&symbol), Some(Owner { node: node("n3"), epoch: Epoch(2), partition: 3 }));
+    }
+
+    #[test]
+    fn rows_of_the_table_are_learned_unless_they_are_older() {
+        let (owners, symbol) = (Owners::default(), Symbol::new("A").unwrap());
+        for (epoch, name, owner) in [(2, "n2", "n2"), (1, "n1", "n2"), (3, "n3", "n3")] {
+            let (status, to) = (RouteStatus::Active, None);
+            let row = Route { target_instance: node(name), status, epoch: Epoch(epoch), partition: 3, to };
+            owners.learn(&[(symbol, row)]);
+            assert_eq!(owners.get(&symbol).unwrap().node, node(owner));
+        }
     }
 
     #[test]

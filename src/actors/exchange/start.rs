@@ -140,6 +140,10 @@ impl Exchange {
         }
         let owners = Arc::new(Owners::found(&found));
         let members = members(&config, &ids, &routes);
+        if ids.is_empty() {
+            let window = Duration::from_millis(config.load_window_ms);
+            actix::spawn(follow_routes(Arc::clone(&owners), Arc::clone(&routes), window));
+        }
         let gateway = Gateway::start(GatewayParts {
             log: Arc::clone(&log),
             snapshots: Arc::clone(&snapshots),
@@ -260,6 +264,17 @@ fn members(config: &ExchangeConfig, here: &[NodeId], routes: &Arc<dyn Routes>) -
         thread: Arbiter::new().handle(),
         window: Duration::from_millis(config.load_window_ms),
     })
+}
+
+/// Tells a process without feeds who owns what, for as long as it runs.
+async fn follow_routes(owners: Arc<Owners>, routes: Arc<dyn Routes>, window: Duration) {
+    loop {
+        match routes.all().await {
+            Ok(rows) => owners.learn(&rows),
+            Err(e) => tracing::debug!(error = %e, "the route table cannot be read"),
+        }
+        tokio::time::sleep(window).await;
+    }
 }
 
 /// Whom the process holds leases as: its first node, or its name if it has none.
