@@ -97,6 +97,8 @@ pub struct Config {
     /// What we show to brokers that ask for a certificate, in PEM.
     pub kafka_certificate_file: Option<PathBuf>,
     pub kafka_key_file: Option<PathBuf>,
+    /// For MSK: a token is renewed when four fifths of this are over. It is good for 900 s at most.
+    pub kafka_token_lifetime_s: u64,
     /// Stands before the name of every topic.
     pub kafka_topic_prefix: String,
     /// For `admin init-topics`: copies of each partition, and how many must have a record before it is durable.
@@ -166,6 +168,7 @@ impl Default for Config {
             kafka_ca_file: None,
             kafka_certificate_file: None,
             kafka_key_file: None,
+            kafka_token_lifetime_s: 900,
             kafka_topic_prefix: String::new(),
             kafka_replication: 3,
             kafka_min_insync_replicas: 2,

@@ -39,6 +39,43 @@ fn three_brokers_are_one_cluster_and_a_killed_one_comes_back() {
     assert!(!pids.iter().any(|pid| is_alive(*pid)), "a dropped server is gone");
 }
 
+/// All programs of this machine but one, seen by somebody who may not install packages.
+fn machine_without(program: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for directory in std::env::split_paths(&std::env::var_os("PATH").unwrap()) {
+        for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+            if entry.file_name() != program && entry.file_name() != "id" {
+                // Whichever comes first on the PATH is the one.
+                _ = std::os::unix::fs::symlink(entry.path(), folder.path().join(entry.file_name()));
+            }
+        }
+    }
+    let id = folder.path().join("id");
+    std::fs::write(&id, "#!/bin/sh\necho 1000\n").unwrap();
+    std::fs::set_permissions(id, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    folder
+}
+
+#[test]
+fn a_machine_that_lacks_what_kafka_needs_is_told_what_to_install() {
+    let nowhere = tempfile::tempdir().unwrap();
+    for (without, library_path, needed, package) in [
+        ("javac", None, "javac is needed", "openjdk-17-jdk-headless"),
+        ("nothing", Some(nowhere.path()), "the library openssl, to build against, is needed", "libssl-dev"),
+    ] {
+        let (machine, home) = (machine_without(without), tempfile::tempdir().unwrap());
+        let mut install = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"));
+        install.args(["install", "kafka"]).env("PATH", machine.path()).env("HOTBOOK_SERVICES_DIR", home.path());
+        install.env_remove("OPENSSL_DIR").env_remove("PKG_CONFIG_PATH");
+        install.envs(library_path.map(|path| ("PKG_CONFIG_LIBDIR", path)));
+        let output = install.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success() && said.contains(needed) && said.contains(package), "{without}: {said}");
+        // Nothing was fetched before.
+        assert!(!home.path().join("kafka-4.4.0/pom.xml").exists(), "{said}");
+    }
+}
+
 /// Set in the child that starts a server and is killed.
 const CHILD: &str = "HOTBOOK_TEST_SERVICES_CHILD";
 

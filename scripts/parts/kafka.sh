@@ -4,12 +4,24 @@
 kafka_version=4.4.0
 kafka_libs=$home/kafka-$kafka_version/libs
 
-kafka_is_installed() { [ -f "$home/kafka-$kafka_version/complete" ] && command -v java >/dev/null; }
+kafka_is_installed() {
+  local command
+  [ -f "$home/kafka-$kafka_version/complete" ] && kafka_client_can_be_built || return 1
+  for command in java javac openssl; do command -v $command >/dev/null || return 1; done
+}
+
+# Our client speaks TLS by OpenSSL. openssl-sys, which builds against it, also takes a folder.
+kafka_client_can_be_built() { [ -n "${OPENSSL_DIR:-}" ] || pkg-config --exists openssl 2>/dev/null; }
 
 kafka_install() {
   local folder=$home/kafka-$kafka_version version
   need java openjdk-17-jre-headless
   need mvn maven
+  # What the tests make: a check of tokens for the broker, and certificates.
+  need javac openjdk-17-jdk-headless
+  need openssl openssl
+  kafka_client_can_be_built || need_library openssl libssl-dev
+  [ ! -f "$folder/complete" ] || return 0
   version=$(java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p')
   [ "${version:-0}" -ge 17 ] || fail "kafka $kafka_version needs Java 17 or newer, this is ${version:-unknown}"
   rm -rf "$folder"

@@ -12,6 +12,8 @@ pub enum KafkaSecurity {
     #[default]
     Plaintext,
     Tls,
+    /// TLS, and an identity of AWS IAM, as Amazon MSK asks for.
+    MskIam,
 }
 
 /// What a process of a cluster does.
@@ -97,6 +99,20 @@ impl Config {
 
     fn check_kafka(&self) -> Result<(), ConfigError> {
         let refused = |key, what: &str| Err(ConfigError::Value { key, what: what.into() });
+        if self.kafka_security == KafkaSecurity::MskIam {
+            if !cfg!(feature = "msk") {
+                return Err(ConfigError::FeatureMissing { key: "kafka_security = \"msk_iam\"", feature: "msk" });
+            }
+            if self.aws_region.is_none() {
+                return refused("aws_region", "is needed for kafka_security = \"msk_iam\"");
+            }
+            if !(1..=900).contains(&self.kafka_token_lifetime_s) {
+                return refused("kafka_token_lifetime_s", "must be 1 to 900");
+            }
+            if self.kafka_key_file.is_some() {
+                return refused("kafka_key_file", "is of no use with kafka_security = \"msk_iam\"");
+            }
+        }
         if self.kafka_certificate_file.is_some() != self.kafka_key_file.is_some() {
             return refused("kafka_key_file", "and kafka_certificate_file go together");
         }

@@ -318,7 +318,7 @@ impl Driver {
     }
 }
 
-/// A certificate of `127.0.0.1` and `localhost` and who signed it, as PEM files.
+/// A certificate of `127.0.0.1` and `localhost`, for a server or a client, and who signed it, as PEM files.
 pub struct Certificates {
     folder: tempfile::TempDir,
 }
@@ -336,7 +336,7 @@ impl Certificates {
         let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
         openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -days 2 -subj /CN=hotbook-tests"));
         openssl(&format!("req {key} -keyout server.key -out server.csr -subj /CN=localhost"));
-        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth\n";
+        let names = "subjectAltName=DNS:localhost,IP:127.0.0.1\nextendedKeyUsage=serverAuth,clientAuth\n";
         std::fs::write(folder.path().join("names"), names).expect("a file");
         openssl(
             "x509 -req -in server.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile names -out server.pem",

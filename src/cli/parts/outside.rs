@@ -2,11 +2,15 @@
 
 use std::path::Path;
 use std::sync::Arc;
+#[cfg(feature = "msk")]
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::config::{Config, KafkaSecurity};
 use crate::ports::Parts;
+#[cfg(feature = "msk")]
+use crate::ports::log::kafka::MskIam;
 use crate::ports::log::kafka::{
     KafkaLog, KafkaOptions, NewTopics, Outcome, Security, TlsIdentity, init_topics as make_topics,
 };
@@ -60,6 +64,17 @@ fn kafka(config: &Config) -> KafkaOptions {
         topic_prefix: config.kafka_topic_prefix.clone(),
         security: match config.kafka_security {
             KafkaSecurity::Plaintext => Security::Plaintext,
+            #[cfg(feature = "msk")]
+            KafkaSecurity::MskIam => Security::MskIam {
+                ca_file: config.kafka_ca_file.clone(),
+                iam: MskIam {
+                    region: config.aws_region.clone().unwrap_or_default(),
+                    token_lifetime: Duration::from_secs(config.kafka_token_lifetime_s),
+                },
+            },
+            // Refused by the check of such settings.
+            #[cfg(not(feature = "msk"))]
+            KafkaSecurity::MskIam => unreachable!("such settings are refused"),
             KafkaSecurity::Tls => Security::Tls {
                 ca_file: config.kafka_ca_file.clone(),
                 identity: identity.map(|(certificate_file, key_file)| TlsIdentity { certificate_file, key_file }),

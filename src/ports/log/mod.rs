@@ -127,6 +127,9 @@ pub enum LogError {
     /// Nothing was appended or read; it may come back by itself.
     #[error("log cannot be reached: {why}")]
     Unavailable { why: String },
+    /// It is there, and does not let us in, or we do not trust it: somebody must look at the settings.
+    #[error("{}: {why}", objection.code())]
+    Refused { objection: Objection, why: String },
     /// The brokers' topics are not as they must be.
     #[error("topics do not fit: {}", faults.join("; "))]
     Topics { faults: Vec<String> },
@@ -145,6 +148,28 @@ pub enum LogError {
     },
     #[error("log is closed")]
     Closed,
+}
+
+/// Why a log that can be reached is not spoken to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Objection {
+    /// We do not trust the certificate that it shows, or it does not trust ours.
+    Certificate,
+    /// It does not know who we say we are.
+    Identity,
+    /// We have nothing to say who we are with.
+    NoToken,
+}
+
+impl Objection {
+    /// Stable: scripts and runbooks may look for it.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Certificate => "kafka_certificate_refused",
+            Self::Identity => "kafka_identity_refused",
+            Self::NoToken => "kafka_token_missing",
+        }
+    }
 }
 
 /// Largest key + header + value of one record.

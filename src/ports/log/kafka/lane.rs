@@ -32,15 +32,14 @@ impl Lane {
     /// When the client library refuses the settings.
     pub fn open(
         config: &ClientConfig,
-        name: &str,
+        context: Context,
         is_closed: Arc<AtomicBool>,
         tend: impl Fn() + Send + 'static,
     ) -> KafkaResult<Self> {
-        let context = Context { name: name.to_owned() };
+        let name = context.name().to_owned();
         let consumer: BaseConsumer<Context> = config.create_with_context(context)?;
         let consumer = Arc::new(consumer);
         let of_thread = Arc::clone(&consumer);
-        let name = name.to_owned();
         std::thread::Builder::new()
             .name("kafka-reader".to_owned())
             .spawn(move || {

@@ -1,7 +1,7 @@
 //! The log on Kafka: a topic for each kind of records, partitions as they are.
 //!
 //! *Owns* the clients of the brokers: a producer per session ([`session`]), consumers for readers ([`reader`], [`lane`],
-//! [`stream`]), an administrator ([`topics`]). *Never* joins a consumer group, lets an offset be reset in silence, gives
+//! [`stream`]), an administrator ([`topics`]), and the tokens that they show (`tokens`). *Never* joins a consumer group, lets an offset be reset in silence, gives
 //! up on a record and goes on, or interprets records. *Start reading at* [`session`] for writing and [`reader`] for
 //! reading.
 //!
@@ -14,9 +14,12 @@ mod lane;
 mod options;
 mod places;
 mod probe;
+mod reach;
 mod reader;
 mod session;
 mod stream;
+#[cfg(feature = "msk")]
+mod tokens;
 mod topics;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -35,6 +38,8 @@ use super::{Log, LogError, Record, Session, SessionOptions, Topic, TopicPartitio
 use crate::domain::Offset;
 
 pub use self::options::{KafkaOptions, Security, TlsIdentity};
+#[cfg(feature = "msk")]
+pub use self::tokens::MskIam;
 pub use self::topics::{NewTopics, Outcome, init as init_topics};
 
 /// How long closing waits for brokers to acknowledge what was taken.
@@ -55,9 +60,10 @@ impl KafkaLog {
     /// Connects and checks that the topics are as they must be.
     ///
     /// # Errors
-    /// [`LogError::Unavailable`] when brokers do not answer, [`LogError::Topics`] naming all that does not fit.
+    /// [`LogError::Unavailable`] when brokers do not answer, [`LogError::Refused`] when they do not let us in,
+    /// [`LogError::Topics`] naming all that does not fit.
     pub async fn open(kafka: KafkaOptions) -> Result<Self, LogError> {
-        let admin = Admin::open(&kafka)?;
+        let admin = Admin::open(&kafka).await?;
         let partitions = topics::check(&kafka, &admin).await?;
         let names = Topic::ALL.iter().map(|t| kafka.topic_name(*t)).collect();
         let places = Arc::new(Places::new(names, partitions));

@@ -1,10 +1,16 @@
 //! How the brokers are reached, and what every client of them is set to.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use rdkafka::admin::AdminClient;
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 
-use crate::ports::log::{RECORD_BYTES_MAX, Topic};
+use super::context::Context;
+#[cfg(feature = "msk")]
+use super::tokens::MskIam;
+use crate::ports::log::{LogError, RECORD_BYTES_MAX, Topic};
 
 /// Largest batch that a producer sends and a topic must take: one record of [`RECORD_BYTES_MAX`], and its framing.
 pub const BATCH_BYTES_MAX: usize = RECORD_BYTES_MAX + (64 << 10);
@@ -30,6 +36,9 @@ pub enum Security {
     Plaintext,
     /// The brokers show a certificate that the file's authorities signed; without a file, the system's.
     Tls { ca_file: Option<PathBuf>, identity: Option<TlsIdentity> },
+    /// TLS, and a token that the credentials of the AWS SDK sign.
+    #[cfg(feature = "msk")]
+    MskIam { ca_file: Option<PathBuf>, iam: MskIam },
 }
 
 /// The certificate that we show, where brokers ask for one.
@@ -112,9 +121,44 @@ impl KafkaOptions {
 }
 
 impl Security {
+    /// # Errors
+    /// Why there is no token.
+    pub(super) fn token(&self) -> Result<OAuthToken, String> {
+        match self {
+            #[cfg(feature = "msk")]
+            Self::MskIam { iam, .. } => iam.token(),
+            _ => Err("brokers are not asked for by token".to_owned()),
+        }
+    }
+
+    /// Gives an administrator tokens: nobody polls one, so the library cannot ask for them.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] when there is no thread for it.
+    pub(super) fn keep_authorized(&self, client: &Arc<AdminClient<Context>>) -> Result<(), LogError> {
+        match self {
+            #[cfg(feature = "msk")]
+            Self::MskIam { iam, .. } => iam.keep_authorized(client),
+            _ => {
+                _ = client;
+                Ok(())
+            }
+        }
+    }
+
     fn apply(&self, config: &mut ClientConfig) {
-        let Self::Tls { ca_file, identity } = self else { return };
-        config.set("security.protocol", "ssl");
+        let (ca_file, identity) = match self {
+            Self::Plaintext => return,
+            Self::Tls { ca_file, identity } => {
+                config.set("security.protocol", "ssl");
+                (ca_file, identity)
+            }
+            #[cfg(feature = "msk")]
+            Self::MskIam { ca_file, .. } => {
+                config.set("security.protocol", "sasl_ssl").set("sasl.mechanism", "OAUTHBEARER");
+                (ca_file, &None)
+            }
+        };
         if let Some(file) = ca_file {
             config.set("ssl.ca.location", file.to_string_lossy());
         }

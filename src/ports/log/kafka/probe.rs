@@ -63,10 +63,11 @@ impl Probe {
         if let Some(lane) = &*lane {
             return Ok(Arc::clone(lane));
         }
+        let context = Context::new("ends of partitions", &self.kafka);
         let mut config = self.kafka.reader(FETCH_WAIT_MS);
         // One batch is always given, however small this is.
         config.set("enable.partition.eof", "true").set("fetch.message.max.bytes", "4096");
-        let opened = Lane::open(&config, "ends of partitions", Arc::clone(&self.is_closed), || {})?;
+        let opened = Lane::open(&config, context, Arc::clone(&self.is_closed), || {})?;
         Ok(Arc::clone(lane.insert(Arc::new(opened))))
     }
 }

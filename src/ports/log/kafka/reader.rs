@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use tokio::sync::Notify;
 
+use super::context::Context;
 use super::lane::Lane;
 use super::options::KafkaOptions;
 use super::places::Places;
@@ -243,7 +244,8 @@ impl Readers {
         };
         let is_closed = Arc::clone(&self.is_closed);
         let config = self.kafka.reader(FETCH_WAIT_MS[number]);
-        let lane = Lane::open(&config, &format!("reader {number}"), is_closed, tend).map_err(unavailable)?;
+        let context = Context::new(&format!("reader {number}"), &self.kafka);
+        let lane = Lane::open(&config, context, is_closed, tend).map_err(unavailable)?;
         Ok(Arc::clone(lanes[number].insert(Arc::new(lane))))
     }
 

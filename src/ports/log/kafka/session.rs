@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rdkafka::Timestamp;
-use rdkafka::client::ClientContext;
+use rdkafka::client::{ClientContext, OAuthToken};
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message, OwnedHeaders};
@@ -91,6 +91,12 @@ struct SessionContext {
 }
 
 impl ClientContext for SessionContext {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        self.context.generate_oauth_token(config)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         self.context.log(level, facility, message);
     }
@@ -377,7 +383,7 @@ impl KafkaSession {
             opened: Instant::now(),
             drained: Notify::new(),
         });
-        let context = Context { name: name.clone() };
+        let context = Context::new(&name, kafka);
         let context = SessionContext { context, session: Arc::downgrade(&shared) };
         let unavailable = |why: String| LogError::Unavailable { why };
         let producer: BaseProducer<SessionContext> =

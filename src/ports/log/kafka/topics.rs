@@ -14,6 +14,7 @@ use rdkafka::metadata::MetadataTopic;
 use super::context::Context;
 use super::options::{BATCH_BYTES_MAX, KafkaOptions};
 use super::places::partitions_of;
+use super::reach;
 use super::reader::unavailable;
 use crate::ports::log::{LogError, Topic};
 
@@ -52,15 +53,21 @@ pub enum Outcome {
 
 /// What asks brokers for more than records.
 pub struct Admin {
-    client: AdminClient<Context>,
+    client: Arc<AdminClient<Context>>,
 }
 
 impl Admin {
+    /// Returns once brokers have answered.
+    ///
     /// # Errors
-    /// [`LogError::Unavailable`] when the client library refuses the settings.
-    pub fn open(kafka: &KafkaOptions) -> Result<Arc<Self>, LogError> {
-        let context = Context { name: "administration".to_owned() };
-        let client = kafka.client().create_with_context(context).map_err(unavailable)?;
+    /// [`LogError::Unavailable`] when no broker answers, [`LogError::Refused`] when they do not let us in.
+    pub async fn open(kafka: &KafkaOptions) -> Result<Arc<Self>, LogError> {
+        let of_question = kafka.clone();
+        let asked = tokio::task::spawn_blocking(move || reach::ask(&of_question));
+        asked.await.unwrap_or(Err(LogError::Closed))?;
+        let context = Context::new("administration", kafka);
+        let client = Arc::new(kafka.client().create_with_context(context).map_err(unavailable)?);
+        kafka.security.keep_authorized(&client)?;
         Ok(Arc::new(Self { client }))
     }
 
@@ -101,9 +108,10 @@ fn admin_options() -> AdminOptions {
 /// Makes the topics that are missing and checks those that are there; changes none.
 ///
 /// # Errors
-/// [`LogError::Topics`] names everything that is not as it must be, [`LogError::Unavailable`] when brokers do not answer.
+/// [`LogError::Topics`] names everything that is not as it must be, [`LogError::Unavailable`] when brokers do not
+/// answer, [`LogError::Refused`] when they do not let us in.
 pub async fn init(kafka: &KafkaOptions, new: &NewTopics) -> Result<Vec<(String, Outcome)>, LogError> {
-    let admin = Admin::open(kafka)?;
+    let admin = Admin::open(kafka).await?;
     let mut outcomes = Vec::new();
     for topic in Topic::ALL {
         let name = kafka.topic_name(topic);
