@@ -3,9 +3,11 @@
 //! MessagePack inside zstd: `{format, crc32 of content, content}`, the content again MessagePack. What is truncated,
 //! flipped or newer is refused, and the state's digest is computed again and compared.
 
+use std::cell::RefCell;
 use std::io::Read;
 
 use serde::{Deserialize, Serialize};
+use zstd::zstd_safe::DCtx;
 
 use crate::domain::machine::SnapshotError;
 use crate::domain::{Digest, Epoch, Machine, Micros, NodeId, Offset, Seqs, Symbol};
@@ -114,11 +116,25 @@ fn damaged(what: impl std::fmt::Display) -> SnapshotError {
     SnapshotError::Damaged { what: what.to_string() }
 }
 
+/// Unpacks the file. A decompressor is made once per thread: that takes longer than unpacking a small book with it.
+fn unpack(file: &[u8]) -> Result<Vec<u8>, SnapshotError> {
+    thread_local! {
+        static CONTEXT: RefCell<DCtx<'static>> = RefCell::new(DCtx::create());
+    }
+    let mut unpacked = Vec::new();
+    CONTEXT
+        .with_borrow_mut(|context| {
+            // It forgets what an earlier, broken file left in the context.
+            let decoder = zstd::stream::read::Decoder::with_context(file, context);
+            decoder.take(CONTENT_BYTES_MAX).read_to_end(&mut unpacked)
+        })
+        .map_err(damaged)?;
+    Ok(unpacked)
+}
+
 /// Unpacks the file as far as its checksum, and reads the content.
 fn open<T>(file: &[u8], read: impl FnOnce(&Content<'_>, u32) -> Result<T, SnapshotError>) -> Result<T, SnapshotError> {
-    let mut unpacked = Vec::new();
-    let decoder = zstd::stream::read::Decoder::new(file).map_err(damaged)?;
-    decoder.take(CONTENT_BYTES_MAX).read_to_end(&mut unpacked).map_err(damaged)?;
+    let unpacked = unpack(file)?;
     let envelope: Envelope<'_> = rmp_serde::from_slice(&unpacked).map_err(damaged)?;
     if envelope.format > FORMAT {
         return Err(SnapshotError::Newer { found: envelope.format, known: FORMAT });

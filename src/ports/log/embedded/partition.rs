@@ -1,5 +1,6 @@
 //! What is known of one partition: where its records are, and the newest of them themselves.
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::io;
@@ -181,6 +182,9 @@ impl Inner {
 }
 
 /// Fetches records of one partition from one segment. `None` when the segment is gone.
+///
+/// Other partitions' records lie between them: what is read passes through a buffer of the thread, and only what was
+/// asked for is kept, in one piece.
 pub fn fetch(
     folder: &Folder,
     log_id: u64,
@@ -189,38 +193,35 @@ pub fn fetch(
     first: u64,
     positions: &[u32],
 ) -> Result<Option<Vec<Record>>, LogError> {
+    thread_local! {
+        static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
     let file = match File::open(folder.segment_path(segment)) {
         Ok(file) => file,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(e) => return Err(io_error("read", e)),
     };
     let salt = frame::salt(log_id, segment);
-    let mut records = Vec::with_capacity(positions.len());
-    let (mut window, mut window_at) = (Bytes::new(), 0);
-    let mut bytes = 0;
-    for (i, position) in positions.iter().enumerate() {
-        if bytes > DISK_BATCH_BYTES_MAX {
-            break;
+    BUFFER.with_borrow_mut(|buffer| {
+        let mut window = Window { file: &file, buffer, at: 0, bytes: 0 };
+        let (mut kept, mut frames) = (BytesMut::new(), Vec::with_capacity(positions.len()));
+        for (i, position) in positions.iter().enumerate() {
+            if kept.len() > DISK_BATCH_BYTES_MAX {
+                break;
+            }
+            let found = window.frame(&positions[i..])?;
+            let Found::Frame(frame) = frame::decode(found, salt) else {
+                return Err(damaged(format!("segment {segment} at {position}: record of {of:?} cannot be read")));
+            };
+            if frame.to != of || frame.stamp.offset != first + i as u64 {
+                return Err(damaged(format!("segment {segment} at {position} holds another record than it did")));
+            }
+            frames.push((frame, kept.len()));
+            kept.extend_from_slice(&found[..frame.length]);
         }
-        let position = *position as usize;
-        let holds = |w: &Bytes, at: usize| {
-            let rest = w.get(position.wrapping_sub(at)..)?;
-            frame::length_at(rest).filter(|l| *l <= rest.len())
-        };
-        if holds(&window, window_at).is_none() {
-            (window, window_at) = (read_window(&file, &positions[i..])?, position);
-        }
-        let at = position - window_at;
-        let Found::Frame(frame) = frame::decode(&window[at..], salt) else {
-            return Err(damaged(format!("segment {segment} at {position}: record of {of:?} cannot be read")));
-        };
-        if frame.to != of || frame.stamp.offset != first + i as u64 {
-            return Err(damaged(format!("segment {segment} at {position} holds another record than it did")));
-        }
-        bytes += frame.length;
-        records.push(record_of(&frame, &window, at));
-    }
-    Ok(Some(records))
+        let kept = kept.freeze();
+        Ok(Some(frames.iter().map(|(frame, at)| record_of(frame, &kept, *at)).collect()))
+    })
 }
 
 pub fn record_of(frame: &frame::Frame, buffer: &Bytes, at: usize) -> Record {
@@ -228,23 +229,62 @@ pub fn record_of(frame: &frame::Frame, buffer: &Bytes, at: usize) -> Record {
     Record { offset: Offset(frame.stamp.offset), at: Micros(frame.stamp.at), key, header, value }
 }
 
-/// Reads the first of `positions` wholly, and as many of the others as lie close.
-fn read_window(file: &File, positions: &[u32]) -> Result<Bytes, LogError> {
-    let Some(first) = positions.first().copied() else { return Ok(Bytes::new()) };
-    let is_close = |pair: &&[u32]| pair[1] - pair[0] <= DISK_GAP_BYTES && pair[1] - first < DISK_READ_BYTES as u32;
-    let close = positions.windows(2).take_while(is_close).count();
-    let window = read_up_to(file, u64::from(first), (positions[close] - first) as usize + DISK_TAIL_BYTES)?;
-    match frame::length_at(&window) {
-        Some(length) if length > window.len() => read_up_to(file, u64::from(first), length),
-        _ => Ok(window),
+/// A piece of a segment: `bytes` of it, from `at` on.
+struct Window<'a> {
+    file: &'a File,
+    buffer: &'a mut Vec<u8>,
+    at: usize,
+    bytes: usize,
+}
+
+impl Window<'_> {
+    /// What lies at the first of `positions`, a whole frame if there is one. Reads it if the window does not hold it, with
+    /// as many of the others as lie close.
+    fn frame(&mut self, positions: &[u32]) -> Result<&[u8], LogError> {
+        let Some(first) = positions.first().map(|p| *p as usize) else { return Ok(&[]) };
+        if !self.holds_frame(first) {
+            let is_close =
+                |pair: &&[u32]| pair[1] - pair[0] <= DISK_GAP_BYTES && pair[1] as usize - first < DISK_READ_BYTES;
+            let close = positions.windows(2).take_while(is_close).count();
+            self.read(first, positions[close] as usize - first + DISK_TAIL_BYTES)?;
+            if let Some(length) = frame::length_at(self.from(first)).filter(|length| *length > self.bytes) {
+                self.read(first, length)?;
+            }
+        }
+        Ok(self.from(first))
+    }
+
+    fn from(&self, position: usize) -> &[u8] {
+        self.buffer[..self.bytes].get(position.wrapping_sub(self.at)..).unwrap_or_default()
+    }
+
+    fn holds_frame(&self, position: usize) -> bool {
+        let rest = self.from(position);
+        frame::length_at(rest).is_some_and(|length| length <= rest.len())
+    }
+
+    fn read(&mut self, position: usize, bytes: usize) -> Result<(), LogError> {
+        if self.buffer.len() < bytes {
+            self.buffer.resize(bytes, 0);
+        }
+        self.at = position;
+        self.bytes = read_at(self.file, position as u64, &mut self.buffer[..bytes])?;
+        Ok(())
     }
 }
 
-/// Reads until the bytes are there or the file ends.
+/// Reads `bytes` bytes, or as many as there are before the file ends.
 pub fn read_up_to(file: &File, position: u64, bytes: usize) -> Result<Bytes, LogError> {
     let mut buffer = BytesMut::zeroed(bytes);
+    let filled = read_at(file, position, &mut buffer)?;
+    buffer.truncate(filled);
+    Ok(buffer.freeze())
+}
+
+/// Reads until the buffer is full or the file ends; gives how much it read.
+fn read_at(file: &File, position: u64, buffer: &mut [u8]) -> Result<usize, LogError> {
     let mut filled = 0;
-    while filled < bytes {
+    while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], position + filled as u64) {
             Ok(0) => break,
             Ok(n) => filled += n,
@@ -252,6 +292,5 @@ pub fn read_up_to(file: &File, position: u64, bytes: usize) -> Result<Bytes, Log
             Err(e) => return Err(io_error("read", e)),
         }
     }
-    buffer.truncate(filled);
-    Ok(buffer.freeze())
+    Ok(filled)
 }
