@@ -5,6 +5,8 @@ mod common;
 use common::{TestServer, expect_error, soon, until, with_tsla};
 use futures_util::future::join;
 use futures_util::{SinkExt, StreamExt};
+use hotbook::domain::Offset;
+use hotbook::ports::log::{Topic, TopicPartition};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::frame::Frame;
@@ -354,4 +356,7 @@ async fn two_lists_of_one_symbol_at_once_make_one_book() {
         let shown = all["instruments"].as_array().unwrap().iter().find(|i| i["symbol"] == symbol.as_str()).unwrap();
         assert_eq!(shown["lot_size"], won.1["lot_size"], "the first one's rules hold");
     }
+    // Two entries would give two places to begin reading at, and two owners.
+    let symbols = TopicPartition { topic: Topic::Symbols, partition: 0 };
+    assert_eq!(server.exchange().log().end_offset(symbols).await.unwrap(), Offset(5), "entered once each");
 }
