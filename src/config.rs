@@ -55,8 +55,10 @@ pub struct Config {
     pub slow_consumer_s: u64,
     pub snapshot_every_s: u64,
     pub snapshot_every_records: u64,
-    /// How long orders stay in the embedded log although no snapshot needs them.
+    /// How long orders stay in the log although no snapshot needs them.
     pub orders_retention_hours: u64,
+    /// The same for what books said.
+    pub events_retention_hours: u64,
     /// Replicas that follow each book on other nodes, to take it over at once when its own dies: 0 or 1.
     pub standby: usize,
     /// Writes the JSON topics `fills`, `trades`, `depth` and `order_status` beside `events`; unless it is said: in a cluster.
@@ -146,6 +148,7 @@ impl Default for Config {
             snapshot_every_s: 10,
             snapshot_every_records: 100_000,
             orders_retention_hours: 0,
+            events_retention_hours: 24,
             standby: 0,
             projector: None,
             lag_records_max: 100_000,

@@ -50,28 +50,31 @@ async fn book(server: &Served, admin: &str, symbol: &str) -> Value {
     books["books"].as_array().unwrap().iter().find(|b| b["symbol"] == symbol).unwrap().clone()
 }
 
-/// Moves a book to the next node; gives the move's record once it has ended.
-async fn moved(server: &Served, admin: &str, symbol: &str) -> Value {
+/// Begins to move a book to the next node; gives the move's number.
+async fn begin_move(server: &Served, admin: &str, symbol: &str) -> Value {
     let from = book(server, admin, symbol).await["node"].clone();
     let target = (1..=3).map(|n| json!(format!("east-{n}"))).find(|n| *n != from).unwrap();
     let body = json!({"symbol": symbol, "target": target});
     let (status, begun) = server.call("POST", "/admin/migrations", Some(admin), body).await;
     assert_eq!(status, 202, "{begun}");
+    begun["id"].clone()
+}
+
+/// The record of a move once it has ended.
+async fn ended(server: &Served, admin: &str, id: &Value) -> Value {
     let mut record = Value::Null;
     until("the move ends", async || {
-        record = server.get(&format!("/admin/migrations/{}", begun["id"]), admin).await;
+        record = server.get(&format!("/admin/migrations/{id}"), admin).await;
         record["status"] != "RUNNING"
     })
     .await;
     record
 }
 
-async fn metric(server: &Served, name: &str) -> f64 {
-    let client = awc::Client::default();
-    let body = client.get(format!("{}/metrics", server.url)).send().await.unwrap().body().limit(4 << 20).await.unwrap();
-    let text = String::from_utf8_lossy(&body).into_owned();
-    let values = text.lines().filter(|l| l.starts_with(name)).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok());
-    values.sum()
+/// Moves a book to the next node; gives the move's record once it has ended.
+async fn moved(server: &Served, admin: &str, symbol: &str) -> Value {
+    let id = begin_move(server, admin, symbol).await;
+    ended(server, admin, &id).await
 }
 
 /// Offsets of the snapshots that lie in the bucket.
@@ -104,7 +107,7 @@ async fn a_broker_that_is_away_costs_refusals_and_no_order() {
         println!("round {round}: refused {known:?} after the broker went, all trade {back:?} after it came");
         traders.until_more(200, SOON).await;
     }
-    assert_eq!(metric(&server, "hotbook_invariant_violations_total").await, 0.0);
+    assert_eq!(server.metric("hotbook_invariant_violations_total").await, 0.0);
     judged(&cluster, server, &trader, traders).await;
 }
 
@@ -130,16 +133,32 @@ async fn trading_goes_on_without_redis_and_an_emptied_one_is_told_all_again() {
     let took = began.elapsed();
     assert!(traders.count_of("log_unavailable") == 0, "nobody is refused for want of Redis");
     println!("300 orders without Redis in {took:?}");
-    // No leader is known, so nothing moves by itself and nobody is taken for dead; an operator's word still counts.
+    // No leader is known, so nothing moves by itself and nobody is taken for dead; what an operator wishes waits.
     let epochs =
         |books: Value| books["books"].as_array().unwrap().iter().map(|b| b["epoch"].clone()).collect::<Vec<_>>();
     assert_eq!(epochs(server.get("/admin/books", &admin).await), vec![json!(0); 3]);
-    let record = moved(&server, &admin, "AAA").await;
-    assert_eq!(record["status"], "COMPLETED", "{record}");
-    traders.until_more(100, SOON).await;
+    let (id, stopped) = (begin_move(&server, &admin, "AAA").await, begin_move(&server, &admin, "CCC").await);
+    let show = async |id: &Value| server.get(&format!("/admin/migrations/{id}"), &admin).await;
+    for id in [&id, &stopped] {
+        until("the move waits", async || show(id).await["code"] == "routes_unavailable").await;
+    }
+    assert_eq!(server.metric("hotbook_moves_waiting").await, 2.0);
+    let (status, said) =
+        server.call("DELETE", &format!("/admin/migrations/{stopped}"), Some(&admin), Value::Null).await;
+    assert_eq!(status, 202, "one that waits can be stopped: {said}");
+    until("it has stopped", async || show(&stopped).await["status"] == "ABORTED").await;
+    traders.until_more(200, SOON).await;
+    let waits = show(&id).await;
+    assert_eq!((&waits["status"], &waits["code"]), (&json!("RUNNING"), &json!("routes_unavailable")), "{waits}");
+    assert_eq!(epochs(server.get("/admin/books", &admin).await), vec![json!(0); 3], "nothing was fenced");
 
     cluster.redis.lose_data();
     cluster.redis.server.start();
+    let back = Instant::now();
+    let record = ended(&server, &admin, &id).await;
+    println!("the move that waited has ended {:?} after Redis was back", back.elapsed());
+    assert_eq!((&record["status"], &record["code"]), (&json!("COMPLETED"), &Value::Null), "{record}");
+    assert_eq!(server.metric("hotbook_moves_waiting").await, 0.0);
     let target = book(&server, &admin, "AAA").await["node"].clone();
     let told = until("the table is told all again", async || {
         let (_, answer) = server.call("GET", "/admin/routes", Some(&admin), Value::Null).await;

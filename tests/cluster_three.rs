@@ -8,14 +8,17 @@ mod common {
     pub mod services;
 }
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use common::cluster::{Cluster, Traders, all_are_known};
 use common::process::run;
 use common::processes::{Process, SOON};
 use common::services::free_port;
+use hotbook::ports::log::kafka::{KafkaLog, KafkaOptions};
+use hotbook::ports::log::{Log, Topic, TopicPartition};
 use serde_json::{Value, json};
 
 const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
@@ -156,6 +159,39 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
     cluster.clean_audit(&["--complete"]);
 }
 
+/// The new owner dies before anybody could note that it took over. Anew, it has to hear once more that all before the fence
+/// is said: from the old owner, which said so long ago.
+#[actix_web::test]
+async fn an_owner_that_starts_anew_right_behind_its_fence_is_told_again_that_it_may_go_on() {
+    let cluster = Cluster::start();
+    // Time enough to kill it in each step.
+    let steps = [("HOTBOOK_DEV_MOVE_STEP_MS", "400")];
+    let first = Process::start(&cluster, "n1", &[]);
+    let admin = first.served().token("root", &["admin"]).await;
+    let trader = first.served().token("ann", &["trader"]).await;
+    first.served().list(&["AAA"], &admin).await;
+    let mut processes = [first, Process::start_with(&cluster, "n2", &[], &steps)];
+    for process in &processes {
+        process.until_sees(&admin, &["n1", "n2"]).await;
+    }
+    let traders = Traders::start(&processes[0].url(), &trader, &["AAA"], 2);
+    traders.until_more(50, SOON).await;
+    let id = processes[1].begin_move(&admin, "AAA", "n2").await.unwrap();
+    processes[1].until_step(&admin, id, "SwitchRouting").await;
+    processes[1].kill();
+    let killed = Instant::now();
+    processes[1].start_again(&cluster);
+    // It does not count as ready before.
+    println!("trades again {:?} after the kill", killed.elapsed());
+    traders.until_all_trade(&["AAA"], SOON).await;
+    processes[0].until_homes(&admin, &["AAA"], "n1").await;
+    assert_eq!(processes[1].served().metric("hotbook_crash_path_total").await, 0.0, "it waited in vain for a Sealed");
+    let told = traders.stop().await;
+    all_are_known(&processes[0].url(), &trader, &told).await;
+    processes.iter_mut().for_each(Process::terminate);
+    cluster.clean_audit(&["--complete"]);
+}
+
 /// Fifty symbols under load, and fifty moves by an administrator's word.
 #[actix_web::test]
 async fn fifty_books_move_between_three_processes() {
@@ -199,6 +235,74 @@ async fn fifty_books_move_between_three_processes() {
     let fences: usize =
         report["symbols"].as_array().unwrap().iter().map(|s| s["moves"].as_array().unwrap().len()).sum();
     assert!(fences >= symbols.len(), "{report}");
+}
+
+/// Every partition has books of several processes, so that none of them knows all that is needed of it.
+#[actix_web::test]
+async fn the_log_is_trimmed_although_the_books_of_each_partition_are_on_several_processes() {
+    let cluster = Cluster::start();
+    let keeps = [("HOTBOOK_ORDERS_RETENTION_HOURS", "0"), ("HOTBOOK_EVENTS_RETENTION_HOURS", "0")];
+    let mut processes = NODES.map(|name| Process::start_with(&cluster, name, &[], &keeps));
+    let admin = processes[0].served().token("root", &["admin"]).await;
+    let trader = processes[0].served().token("ann", &["trader"]).await;
+    for process in &processes {
+        process.until_sees(&admin, &NODES).await;
+    }
+    let names: Vec<String> = (0..12).map(|n| format!("S{n:02}")).collect();
+    let symbols: Vec<&str> = names.iter().map(String::as_str).collect();
+    processes[1].served().list(&symbols, &admin).await;
+    let books = processes[0].served().get("/admin/books", &admin).await;
+    let mut on: BTreeMap<u64, BTreeSet<String>> = BTreeMap::new();
+    for book in books["books"].as_array().unwrap() {
+        let node = book["node"].as_str().unwrap().to_owned();
+        on.entry(book["partition"].as_u64().unwrap()).or_default().insert(node);
+    }
+    assert!(on.len() == 4 && on.values().all(|nodes| nodes.len() > 1), "{on:?}");
+
+    let log = KafkaLog::open(KafkaOptions::new(cluster.kafka.addresses())).await.unwrap();
+    let starts = async || {
+        let mut starts = Vec::new();
+        for topic in [Topic::Orders, Topic::Events] {
+            for partition in 0..4 {
+                starts.push(log.start_offset(TopicPartition { topic, partition }).await.unwrap().0);
+            }
+        }
+        starts
+    };
+    assert_eq!(starts().await, [0; 8]);
+    let pace = Duration::from_millis(60);
+    let traders = Traders::start_paced("c", &processes[0].url(), &trader, &symbols, 1, pace);
+    let began = Instant::now();
+    let until_above = async |below: Vec<u64>| loop {
+        let now = starts().await;
+        if now.iter().zip(&below).all(|(now, below)| now > below) {
+            return now;
+        }
+        assert!(began.elapsed() < SOON * 3, "{now:?}, all should be above {below:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    };
+    let first = until_above(vec![0; 8]).await;
+    println!("after {:?} the log begins at {first:?}", began.elapsed());
+    cluster.clean_audit(&[]);
+    // Where a book came from is not asked for: its new owner knows what it began with.
+    for symbol in &symbols[..4] {
+        let from = processes[0].homes(&admin).await[*symbol].clone();
+        let to = NODES.into_iter().find(|node| *node != from).unwrap();
+        let id = processes[0].begin_move(&admin, symbol, to).await.unwrap();
+        assert_eq!(processes[0].until_moved(&admin, id).await["status"], "COMPLETED");
+    }
+    let second = until_above(first).await;
+    println!("after {:?} the log begins at {second:?}", began.elapsed());
+    cluster.clean_audit(&[]);
+    // Who is killed finds what it needs.
+    processes[2].kill();
+    processes[2].start_again(&cluster);
+    traders.until_all_trade(&symbols, SOON).await;
+    let told = traders.stop().await;
+    println!("{} orders settled: {:?}", told.settled.len(), told.codes);
+    all_are_known(&processes[1].url(), &trader, &told).await;
+    processes.iter_mut().for_each(Process::terminate);
+    cluster.clean_audit(&[]);
 }
 
 /// Made from `proto/` by Python's tools: names the services, copies a book, restores the copy and removes it.

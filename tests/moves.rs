@@ -77,6 +77,50 @@ async fn what_cannot_be_moved_is_refused_with_its_reason() {
     exchange.shutdown().await;
 }
 
+/// Four books of one node are far behind, and one moves away: the target need not be level with the log before it is fenced
+/// in, only with the owner; and once it publishes, nobody waits until the old node has come to the fence.
+#[actix_web::test]
+async fn a_book_leaves_a_node_that_is_far_behind_and_the_node_lets_go_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["AAA", "BBB", "CCC", "DDD"];
+    let exchange = start(ExchangeConfig { nodes: 1, book_threads_per_node: 1, ..config(folder.path()) }).await;
+    for name in names {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    exchange.shutdown().await;
+    drop(exchange);
+    let exchange = start(ExchangeConfig {
+        nodes: 2,
+        book_threads_per_node: 1,
+        snapshot_every_s: 3_600,
+        dev_command_cost_us: names.map(|name| (symbol(name), 4_000)).into(),
+        ..config(folder.path())
+    })
+    .await;
+    assert!(names.iter().all(|n| exchange.directory().get(&symbol(n)).unwrap().node() == node(1)));
+    // For each book 2.4 s of work: ten seconds for the node.
+    for name in names {
+        let add = |n: u64| Command::Add(order(&format!("o{n}"), Side::Buy, 100 - n % 5, 1));
+        append_all(&exchange, name, (0..600).map(add)).await;
+    }
+    let lag = |on: usize, name: &str| exchange.replica(&node(on), &symbol(name)).map(|b| b.lag());
+    until("the node is behind", || names.iter().all(|n| lag(1, n).is_some_and(|lag| lag > 400))).await;
+    let id = exchange.moves().begin(symbol("AAA"), node(2), Cause::Operator).unwrap();
+    until("it is fenced in", || exchange.owners().get(&symbol("AAA")).unwrap().node == node(2)).await;
+    let at_fence = lag(2, "AAA");
+    let record = ended(&exchange, id).await;
+    println!("{at_fence:?} records behind when it was fenced in; then {:?} {:?}", lag(1, "BBB"), record.steps);
+    assert_eq!((record.status, record.error.clone()), (MoveStatus::Completed, None), "{record:?}");
+    assert_eq!(lag(1, "AAA"), None, "the old replica is gone");
+    assert!(lag(1, "BBB") > Some(0), "and did not have to come to the fence first");
+    until("all is worked off", || names.iter().all(|n| exchange.directory().get(&symbol(n)).unwrap().lag() == 0)).await;
+    for name in names {
+        send(&exchange, name, &Command::Add(order("last", Side::Buy, 1, 1))).await;
+    }
+    judge(&exchange, folder.path(), &names).await;
+    exchange.shutdown().await;
+}
+
 #[actix_web::test]
 async fn an_aborted_move_leaves_no_trace() {
     let folder = tempfile::tempdir().unwrap();

@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::directory::{BookStatus, Report, Takeover};
 use super::node::{BookDied, NodeContext};
-use super::peers::{Milestone, What};
+use super::peers::{Following, Milestone, What};
 use crate::clock::{self, thread_cpu_ns};
 use crate::domain::{Command, Epoch, Input, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
@@ -355,7 +355,7 @@ impl BookActor {
     }
 
     /// Rule 8: an old owner that does not follow is not waited for, one that does not seal only so long. Safe at any
-    /// moment; the wait only saves duplicates.
+    /// moment; the wait only saves duplicates. One that has sealed already says so again.
     fn watch_hold(&mut self, epoch: Epoch, from: NodeId, looks: u32, ctx: &mut Context<Self>) {
         if self.replica.as_ref().is_none_or(|r| r.mode() != Mode::Hold(epoch)) {
             return;
@@ -365,8 +365,13 @@ impl BookActor {
             return;
         }
         let (peers, symbol) = (Arc::clone(&self.node.peers), self.symbol);
-        let follows = async move { peers.ask_follows(from, symbol).await };
-        ctx.spawn(follows.into_actor(self).map(move |follows, book, ctx| {
+        let asked = async move { peers.ask_follows(from, symbol).await };
+        ctx.spawn(asked.into_actor(self).map(move |Following { follows, sealed }, book, ctx| {
+            let me = book.node.id;
+            if let Some(sealed) = sealed.filter(|sealed| sealed.epoch == epoch && sealed.to == me) {
+                // This book, or all of its process, was not up when it came.
+                book.node.peers.take_sealed(symbol, from, sealed);
+            }
             if follows {
                 ctx.run_later(HOLD_LOOK, move |book, ctx| book.watch_hold(epoch, from, looks + 1, ctx));
             } else {
@@ -427,7 +432,10 @@ impl BookActor {
                     metrics::counter!("hotbook_invariant_violations_total", "id" => "MG2").increment(1);
                     tracing::error!(symbol = %self.symbol, %epoch, ?mine, ?theirs, "two owners disagree at a fence");
                 }
-                Effect::Seal(sealed) => self.node.peers.seal(self.symbol, self.node.id, sealed),
+                Effect::Seal(sealed) => {
+                    self.node.note_sealed(self.symbol, sealed);
+                    self.node.peers.seal(self.symbol, self.node.id, sealed);
+                }
             }
         }
         self.effects = effects;

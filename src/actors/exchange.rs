@@ -19,6 +19,7 @@ use super::moves::Moves;
 use super::node::{CrashBook, NodeContext};
 use super::owners::Owners;
 use super::peers::Peers;
+use super::retention::Retention;
 use super::shadows::{self, Restored, ShadowError, Source};
 use crate::clock;
 use crate::domain::command::Listing;
@@ -76,6 +77,7 @@ pub struct Exchange {
     decisions: Arc<Decisions>,
     placement_mode: PlacementMode,
     peers: Arc<Peers>,
+    retention: Arc<Retention>,
 }
 
 impl Exchange {
@@ -112,6 +114,11 @@ impl Exchange {
     /// The nodes as they know each other.
     pub fn peers(&self) -> &Arc<Peers> {
         &self.peers
+    }
+
+    /// Which snapshots are kept, as far as this process knows.
+    pub fn retention(&self) -> &Retention {
+        &self.retention
     }
 
     pub fn gateway(&self) -> &Arc<Gateway> {

@@ -340,6 +340,11 @@ impl Fleet {
         leaving
     }
 
+    /// Whether this process trims the log: it has nodes, so that it knows which symbols are listed, and leads, or nobody does.
+    pub(super) fn trims(&self) -> bool {
+        !self.nodes.is_empty() && leader::is_led_from_here(&self.parts.decisions, |id| self.get(id).is_some())
+    }
+
     /// The nodes of the cluster that take books, with what each has.
     fn rooms(&self, owned: &[(Symbol, Owner)]) -> BTreeMap<NodeId, Room> {
         let room = |n: &RunningNode| {

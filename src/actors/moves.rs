@@ -264,6 +264,15 @@ impl Moves {
     fn note(&self, record: &MoveRecord) {
         let mut book = self.book.lock();
         let id = record.plan.id.0;
+        let waits = |of: &MoveRecord| of.status == MoveStatus::Running && of.code.is_some();
+        let (waited, waits) = (book.records.get(&id).is_some_and(waits), waits(record));
+        if waits != waited {
+            metrics::gauge!("hotbook_moves_waiting").increment(if waits { 1.0 } else { -1.0 });
+        }
+        if waits && !waited {
+            let Plan { symbol, from, to, .. } = record.plan;
+            tracing::warn!(id, %symbol, %from, %to, code = record.code, "move waits for the route table");
+        }
         if record.status != MoveStatus::Running {
             book.running.remove(&id);
         }
@@ -351,12 +360,13 @@ impl Drive {
             return Event::TargetGone;
         }
         let source_follows = peers.follows(&self.plan.from, &self.plan.symbol);
-        if step < Step::PauseRouting && self.plan.cause != Cause::Recovery && !source_follows {
+        let is_before = coordinator.may_abort().is_ok();
+        if is_before && self.plan.cause != Cause::Recovery && !source_follows {
             return Event::SnapshotFailed { why: "the source is gone".into() };
         }
         let Some(shadow) = self.shadow.lock().clone() else { return Event::Tick };
         if step <= Step::TransferSnapshot {
-            return progress(&shadow);
+            return self.moves.progress(&self.plan, &shadow);
         }
         self.taken(coordinator).unwrap_or(Event::Tick)
     }
@@ -402,13 +412,14 @@ impl Drive {
     }
 }
 
-/// How far a shadow is.
-fn progress(shadow: &BookStatus) -> Event {
-    let lag = if shadow.is_detached() { u64::MAX } else { shadow.lag() };
-    Event::ShadowProgress { lag, epoch: shadow.epoch(), orders: shadow.orders() }
-}
-
 impl Moves {
+    /// How far a shadow is.
+    fn progress(&self, plan: &Plan, shadow: &BookStatus) -> Event {
+        let lag = if shadow.is_detached() { u64::MAX } else { shadow.lag() };
+        let source_lag = self.parts.peers.lag(&plan.from, &plan.symbol);
+        Event::ShadowProgress { lag, source_lag, epoch: shadow.epoch(), orders: shadow.orders() }
+    }
+
     async fn take_snapshot(&self, plan: &Plan) -> Event {
         let failed = |why: String| Event::SnapshotFailed { why };
         for _ in 0..BUSY_LOOKS {
@@ -441,7 +452,7 @@ impl Moves {
         }
         match started.await {
             Ok(Ok(status)) => {
-                let event = progress(&status);
+                let event = self.progress(plan, &status);
                 *shadow.lock() = Some(status);
                 Some(event)
             }
@@ -450,7 +461,6 @@ impl Moves {
         }
     }
 
-    /// A table that is away marks nothing and stops no move: the log alone decides.
     async fn mark_route(&self, plan: &Plan, partition: u32) -> Event {
         let active = route(plan.from, plan.epoch, partition);
         let marked = Route { status: RouteStatus::Migrating, to: Some(plan.to), ..active };
@@ -463,8 +473,8 @@ impl Moves {
         match result {
             Ok(()) => Event::RouteMarked,
             Err(e @ RoutesError::Unavailable { .. }) => {
-                tracing::warn!(symbol = %plan.symbol, error = %e, "route is not marked");
-                Event::RouteMarked
+                tracing::debug!(symbol = %plan.symbol, error = %e, "route is not marked");
+                Event::RoutesAway
             }
             Err(e) => Event::RouteRefused { why: e.to_string() },
         }
@@ -624,7 +634,7 @@ mod tests {
         let mut coordinator = Coordinator::begin(plan, Deadlines::default(), Micros(0), &mut actions);
         for event in [
             Event::SnapshotReady { bytes: 1, stall_us: 0 },
-            Event::ShadowProgress { lag: 0, epoch: Epoch(4), orders: 1 },
+            Event::ShadowProgress { lag: 0, source_lag: 0, epoch: Epoch(4), orders: 1 },
             Event::RouteMarked,
             Event::FenceAppended,
         ] {

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use actix::prelude::*;
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Semaphore, oneshot};
 
 use super::book::{BookActor, Crash, Cut, CutError, Pump, Saved, Start, StartFrom};
@@ -30,6 +30,7 @@ use super::retention::Retention;
 use crate::clock::{self, thread_cpu_ns};
 use crate::domain::{Epoch, Micros, NodeId, Offset, Seq, Symbol};
 use crate::engine::Book;
+use crate::migration::replica::Sealed;
 use crate::migration::snapshot::Snapshot;
 use crate::ports::log::{Log, NewRecord, Session, SessionOptions, Topic, TopicPartition};
 use crate::ports::snapshots::SnapshotStore;
@@ -106,6 +107,8 @@ pub struct NodeContext {
     next_thread: AtomicUsize,
     books: RwLock<HashMap<Symbol, LocalReplica>>,
     supervisor: OnceLock<Addr<NodeSupervisor>>,
+    /// What its replicas sealed last, for a new owner that was not up when it was told. One for each replica.
+    sealed: Mutex<HashMap<Symbol, Sealed>>,
     level_feeds: AtomicU64,
     load: RwLock<NodeLoad>,
     /// Bytes that its shadows keep back.
@@ -167,6 +170,7 @@ impl NodeContext {
             next_thread: AtomicUsize::new(0),
             books: RwLock::default(),
             supervisor: OnceLock::new(),
+            sealed: Mutex::default(),
             level_feeds: AtomicU64::new(0),
             load: RwLock::default(),
             kept: AtomicI64::new(0),
@@ -205,6 +209,21 @@ impl NodeContext {
     /// The statuses of all its replicas.
     pub fn statuses(&self) -> Vec<Arc<BookStatus>> {
         self.books.read().values().map(|(_, status)| Arc::clone(status)).collect()
+    }
+
+    /// What its replica of a symbol sealed last.
+    pub(super) fn sealed(&self, symbol: &Symbol) -> Option<Sealed> {
+        self.sealed.lock().get(symbol).copied()
+    }
+
+    pub(super) fn note_sealed(&self, symbol: Symbol, sealed: Sealed) {
+        self.sealed.lock().insert(symbol, sealed);
+    }
+
+    /// Whether the log gives a book to another node by a fence that the replica here has not come to yet.
+    fn is_taken_away(&self, replica: &BookStatus) -> bool {
+        let owner = self.owners.get(&replica.symbol);
+        owner.is_some_and(|owner| owner.node != self.id && owner.epoch > replica.epoch())
     }
 
     /// Ends like a machine that loses power: of what its session has not got acknowledged a prefix lands.
@@ -545,7 +564,11 @@ async fn prepare(
     let _turn = node.finding.acquire().await;
     let found = match given {
         Some(snapshot) => Found { entry, snapshot: Some(snapshot), owned: None, was_listed: true },
-        None => recovery::find(&node.snapshots, entry).await?,
+        None => {
+            let found = recovery::find(&node.snapshots, entry).await?;
+            found.note_kept(&node.retention);
+            found
+        }
     };
     let known = node.high_waters.read(&*node.log, entry.partition, symbol, found.events_from()).await?;
     Ok((found, known))

@@ -41,6 +41,15 @@ pub enum What {
     },
 }
 
+/// What a node says of its replica of a book.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Following {
+    /// It has one.
+    pub follows: bool,
+    /// What that sealed last.
+    pub sealed: Option<Sealed>,
+}
+
 /// The nodes of this process, and through [`Members`] those of the others.
 #[derive(Default)]
 pub struct Peers {
@@ -83,12 +92,26 @@ impl Peers {
         self.members.is_alive(id)
     }
 
-    /// The same, but another process is asked.
-    pub async fn ask_follows(&self, id: NodeId, symbol: Symbol) -> bool {
+    /// The same, but another process is asked; with what the replica sealed last, which may have been lost on its way.
+    pub async fn ask_follows(&self, id: NodeId, symbol: Symbol) -> Following {
         match self.members.get(&id).filter(|_| !self.is_here(&id)) {
-            // Nothing is lost by believing that it does not.
-            Some(member) => member.is_alive() && member.link().follows(id, symbol).await.unwrap_or(false),
-            None => self.follows(&id, &symbol),
+            Some(member) if member.is_alive() => {
+                // Nothing is lost by believing that it does not.
+                member.link().follows(id, symbol).await.unwrap_or_default()
+            }
+            Some(_) => Following::default(),
+            None => {
+                let sealed = self.alive(&id).and_then(|node| node.sealed(&symbol));
+                Following { follows: self.follows(&id, &symbol), sealed }
+            }
+        }
+    }
+
+    /// Records by which a book is behind on a node of any process; of another one, as that said last.
+    pub fn lag(&self, id: &NodeId, symbol: &Symbol) -> u64 {
+        match self.is_here(id) {
+            true => self.alive(id).and_then(|node| node.status(symbol)).map_or(0, |status| status.lag()),
+            false => self.members.lag(id, symbol),
         }
     }
 

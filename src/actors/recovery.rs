@@ -15,6 +15,7 @@ use crate::wire;
 
 use super::catalogue::{Catalogue, Entry};
 use super::owners::Told;
+use super::retention::{Kept, Retention};
 
 const READ_RECORDS_MAX: usize = 8_192;
 /// Snapshots that are read and decoded at once: each holds a thread, and a large book twice.
@@ -69,6 +70,14 @@ impl Found {
     /// The first record of `orders` that the book needs.
     pub fn orders_from(&self) -> Offset {
         self.snapshot.as_ref().map_or(self.entry.orders_from, |s| s.offset)
+    }
+
+    /// Its snapshot is one of those that are kept.
+    pub(super) fn note_kept(&self, retention: &Retention) {
+        if let Some(snapshot) = &self.snapshot {
+            let kept = Kept { orders: snapshot.offset, events: snapshot.events_position };
+            retention.restored(self.entry.symbol, kept);
+        }
     }
 
     /// Where its outputs above the snapshot's are to be looked for in `events`.

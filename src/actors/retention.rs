@@ -20,11 +20,15 @@ const BIRTH_MAX: Duration = Duration::from_secs(180);
 const NOTE_EVERY: Duration = Duration::from_secs(600);
 
 /// Where a kept snapshot begins to read.
-#[derive(Debug, Clone, Copy)]
-struct Kept {
-    orders: Offset,
-    events: Offset,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Kept {
+    pub orders: Offset,
+    pub events: Offset,
 }
+
+/// Of some symbols, where the older of two kept snapshots begins to read. Whoever tells it, and however old it is: no
+/// snapshot that is kept begins before, for only newer ones are written and the newest are kept.
+pub type Oldest = HashMap<Symbol, Kept>;
 
 /// Where each partition ended at some time.
 #[derive(Debug)]
@@ -79,25 +83,36 @@ impl Retention {
         }
     }
 
-    /// The oldest offsets that any kept snapshot of a partition needs; `None` while that is not known of every symbol.
-    fn needed(&self, symbols: &[Symbol]) -> Option<Kept> {
-        let kept = self.kept.lock();
-        let mut needed: Option<Kept> = None;
-        for symbol in symbols {
-            let of_symbol = kept.get(symbol).filter(|k| k.len() >= KEPT_PER_SYMBOL)?;
-            for k in of_symbol {
-                let n = needed.get_or_insert(*k);
-                (n.orders, n.events) = (n.orders.min(k.orders), n.events.min(k.events));
-            }
+    /// Takes note of a snapshot that a book was restored from: one of those that are kept, until two are newer.
+    pub fn restored(&self, symbol: Symbol, from: Kept) {
+        let mut kept = self.kept.lock();
+        let kept = kept.entry(symbol).or_default();
+        if kept.back().is_none_or(|newest| newest.orders < from.orders) {
+            kept.push_back(from);
         }
-        needed
+        while kept.len() > KEPT_PER_SYMBOL {
+            kept.pop_front();
+        }
     }
 
-    /// Trims every partition as far as all its symbols allow.
+    /// What this process knows: of each symbol that it knows two snapshots of.
+    pub fn oldest(&self) -> Oldest {
+        let kept = self.kept.lock();
+        let known = kept.iter().filter(|(_, of_symbol)| of_symbol.len() >= KEPT_PER_SYMBOL);
+        known.filter_map(|(symbol, of_symbol)| Some((*symbol, oldest(of_symbol)?))).collect()
+    }
+
+    /// Trims every partition as far as all its symbols allow. `known`: by this process and by others.
     ///
     /// # Errors
     /// [`LogError`].
-    pub async fn trim(&self, log: &dyn Log, catalogue: &Catalogue, owners: &Owners) -> Result<(), LogError> {
+    pub async fn trim(
+        &self,
+        log: &dyn Log,
+        catalogue: &Catalogue,
+        owners: &Owners,
+        known: &Oldest,
+    ) -> Result<(), LogError> {
         let mut by_partition: BTreeMap<u32, Vec<Symbol>> = BTreeMap::new();
         for entry in catalogue.all() {
             let stillborn = self.started.elapsed() > BIRTH_MAX && owners.get(&entry.symbol).is_none();
@@ -105,20 +120,27 @@ impl Retention {
                 by_partition.entry(entry.partition).or_default().push(entry.symbol);
             }
         }
-        self.note_ends(log).await?;
+        let mut untrimmed = 0;
         for (partition, symbols) in by_partition {
-            let Some(needed) = self.needed(&symbols) else { continue };
+            let Some(needed) = needed(&symbols, known) else {
+                untrimmed += 1;
+                continue;
+            };
             let old_enough = |age, ends| self.old_enough(age, ends, partition);
             let orders = needed.orders.min(old_enough(self.orders_for, |note| &note.orders));
             log.trim(TopicPartition { topic: Topic::Orders, partition }, orders).await?;
             let events = needed.events.min(old_enough(self.events_for, |note| &note.events));
             log.trim(TopicPartition { topic: Topic::Events, partition }, events).await?;
         }
+        metrics::gauge!("hotbook_partitions_untrimmed").set(f64::from(untrimmed));
         Ok(())
     }
 
     /// Notes where the partitions end now, and forgets notes that are older than anybody asks for.
-    async fn note_ends(&self, log: &dyn Log) -> Result<(), LogError> {
+    ///
+    /// # Errors
+    /// [`LogError`].
+    pub async fn note_ends(&self, log: &dyn Log) -> Result<(), LogError> {
         let (mut orders, mut events) = (Vec::new(), Vec::new());
         for partition in 0..log.partitions() {
             orders.push(log.end_offset(TopicPartition { topic: Topic::Orders, partition }).await?);
@@ -143,6 +165,27 @@ impl Retention {
         let notes = self.notes.lock();
         let note = notes.iter().rev().find(|note| note.at.elapsed() >= age);
         note.and_then(|note| ends(note).get(partition as usize)).copied().unwrap_or(Offset(0))
+    }
+}
+
+/// The oldest offsets that any kept snapshot of a partition needs; `None` while that is not known of every symbol.
+fn needed(symbols: &[Symbol], known: &Oldest) -> Option<Kept> {
+    let all: Option<Vec<Kept>> = symbols.iter().map(|symbol| known.get(symbol).copied()).collect();
+    oldest(&all?)
+}
+
+fn oldest<'a>(all: impl IntoIterator<Item = &'a Kept>) -> Option<Kept> {
+    let both = |a: Kept, b: Kept| Kept { orders: a.orders.min(b.orders), events: a.events.min(b.events) };
+    all.into_iter().copied().reduce(both)
+}
+
+/// Adds what another process knows: of a symbol that both know, the newer is as true.
+pub fn learn(known: &mut Oldest, told: Oldest) {
+    for (symbol, kept) in told {
+        let newest = known.entry(symbol).or_insert(kept);
+        if newest.orders < kept.orders {
+            *newest = kept;
+        }
     }
 }
 
@@ -187,7 +230,8 @@ mod tests {
         }
         let retention = Retention::new(Duration::from_secs(3_600));
         let trims = async |retention: &Retention| {
-            retention.trim(&log, &catalogue, &owners).await.unwrap();
+            retention.note_ends(&log).await.unwrap();
+            retention.trim(&log, &catalogue, &owners, &retention.oldest()).await.unwrap();
             log.start_offset(ORDERS).await.unwrap()
         };
         let trimmed = async || trims(&retention).await;
@@ -209,5 +253,41 @@ mod tests {
         assert_eq!(trims(&long).await, Offset(40), "nothing is an hour old");
         save(&retention, &store, "A", 98).await;
         assert_eq!(trimmed().await, Offset(70), "the older of A's");
+    }
+
+    #[tokio::test]
+    async fn what_is_kept_of_books_elsewhere_is_learned_and_a_restored_snapshot_counts() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = FolderSnapshots::open(folder.path()).unwrap();
+        let [a, b] = ["A", "B"].map(|name| Symbol::new(name).unwrap());
+        let at = |n| Kept { orders: Offset(n), events: Offset(n) };
+        let (here, there) = (Retention::new(Duration::ZERO), Retention::new(Duration::ZERO));
+        for offset in [10, 40] {
+            save(&here, &store, "A", offset).await;
+        }
+        save(&there, &store, "B", 20).await;
+        let known = |of: &[&Retention]| {
+            let mut known = Oldest::default();
+            of.iter().for_each(|retention| learn(&mut known, retention.oldest()));
+            known
+        };
+        assert_eq!(needed(&[a, b], &known(&[&here, &there])), None, "of B only one is known");
+        save(&there, &store, "B", 30).await;
+        assert_eq!(needed(&[a, b], &known(&[&here])), None);
+        assert_eq!(needed(&[a, b], &known(&[&here, &there])), Some(at(10)));
+
+        // A moves: restored there from the newest, and saved there once.
+        there.restored(a, at(40));
+        assert_eq!(needed(&[a], &known(&[&there, &here])), Some(at(10)));
+        save(&there, &store, "A", 70).await;
+        assert_eq!(
+            needed(&[a], &known(&[&there, &here])),
+            Some(at(40)),
+            "what the old owner knows is old, and no harm"
+        );
+        assert_eq!(needed(&[a], &known(&[&here, &there])), Some(at(40)));
+        assert_eq!(needed(&[a, b], &known(&[&here, &there])), Some(at(20)));
+        there.restored(a, at(40));
+        assert_eq!(there.oldest()[&a], at(40), "older than what it knows");
     }
 }

@@ -50,6 +50,9 @@ struct MoveOut {
     snapshot_stall_us: u64,
     book_orders: u64,
     snapshot_bytes: u64,
+    /// What it waits for, or waited for in vain.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    code: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -74,6 +77,7 @@ fn view(record: &MoveRecord) -> MoveOut {
         snapshot_stall_us: record.snapshot_stall_us,
         book_orders: record.book_orders,
         snapshot_bytes: record.snapshot_bytes,
+        code: record.code,
         error: record.error.clone(),
     }
 }

@@ -129,7 +129,8 @@ fn table(rows: &[Value], fields: &[&str]) {
 }
 
 const BOOK: &[&str] = &["symbol", "node", "epoch", "seq", "orders", "rate", "busy", "lag", "waiting_us", "active"];
-const MOVE: &[&str] = &["id", "symbol", "from", "to", "cause", "status", "parked", "pause_us", "book_orders", "error"];
+const MOVE: &[&str] =
+    &["id", "symbol", "from", "to", "cause", "status", "parked", "pause_us", "book_orders", "code", "error"];
 
 fn show(args: &AdminArgs, answer: &Value) {
     let rows = |field: &str| answer[field].as_array().cloned().unwrap_or_default();

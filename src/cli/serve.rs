@@ -115,6 +115,7 @@ fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
         snapshot_every_s: config.snapshot_every_s,
         snapshot_every_records: config.snapshot_every_records,
         orders_retention_hours: config.orders_retention_hours,
+        events_retention_hours: config.events_retention_hours,
         accept_lost_tail: config.accept_lost_tail,
         standby: config.standby,
         projector: config.writes_json_topics(),

@@ -11,6 +11,10 @@ use crate::domain::{Epoch, Micros, NodeId, Offset, Symbol};
 
 /// A shadow that lags by no more records than this is fenced in: what it holds at the fence is a batch at most.
 pub const LAG_SMALL: u64 = 256;
+/// A shadow of an owner that is itself behind is fenced in as soon as it is no further behind: it would not gain by
+/// waiting, and up to the fence the owner goes on. Not beyond this many records, which the target has to work off before it
+/// publishes: at 10 ms a record that is within [`Deadlines::takeover_us`].
+pub const LAG_WITH_OWNER_MAX: u64 = 4_096;
 
 /// Number of a move, unique among those that one coordinator remembers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,6 +111,13 @@ pub struct Plan {
     pub detected_at: Micros,
 }
 
+/// Why a move waits, or has ended because it waited in vain: the route table is away. The name is stable.
+pub const ROUTES_UNAVAILABLE: &str = "routes_unavailable";
+/// The same in words, once it has ended.
+const ROUTES_WAITED_FOR: &str = "the route table did not come back in time";
+/// How often a route table that is away is asked again.
+const ROUTES_AGAIN_US: u64 = 500_000;
+
 /// How long each part may take, in microseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Deadlines {
@@ -114,6 +125,8 @@ pub struct Deadlines {
     pub transfer_us: u64,
     /// Marking the route and appending the fence.
     pub pause_us: u64,
+    /// How long a route table that is away is waited for.
+    pub routes_us: u64,
     /// From the fence to the Sealed; then the crash path is taken, and again each time this has passed.
     pub drain_us: u64,
     /// From the fence to the new owner's first publication.
@@ -127,6 +140,7 @@ impl Default for Deadlines {
         Self {
             transfer_us: 120_000_000,
             pause_us: 10_000_000,
+            routes_us: 300_000_000,
             drain_us: 2_000_000,
             takeover_us: 60_000_000,
             cleanup_us: 10_000_000,
@@ -145,9 +159,11 @@ pub enum Event {
     SnapshotFailed {
         why: String,
     },
-    /// The target's shadow is this many records behind, at this epoch, with this many resting orders.
+    /// The target's shadow is this many records behind, at this epoch, with this many resting orders; the owner is
+    /// `source_lag` records behind, as it said last.
     ShadowProgress {
         lag: u64,
+        source_lag: u64,
         epoch: Epoch,
         orders: u64,
     },
@@ -155,6 +171,9 @@ pub enum Event {
         why: String,
     },
     RouteMarked,
+    /// The route table is away. A move that somebody wishes waits for it; one away from a node that is dead or goes down does
+    /// not: trading needs it, and the table does not decide.
+    RoutesAway,
     RouteRefused {
         why: String,
     },
@@ -242,6 +261,8 @@ pub struct MoveRecord {
     pub snapshot_stall_us: u64,
     pub book_orders: u64,
     pub snapshot_bytes: u64,
+    /// While it runs: what it waits for. Afterwards: what it waited for in vain. A stable name.
+    pub code: Option<&'static str>,
     pub error: Option<String>,
 }
 
@@ -254,6 +275,11 @@ pub enum AbortError {
     Ended,
 }
 
+/// Records by which a shadow may be behind to be fenced in.
+fn lag_fenced(source_lag: u64) -> u64 {
+    source_lag.saturating_add(LAG_SMALL).min(LAG_WITH_OWNER_MAX)
+}
+
 /// Drives one move.
 #[derive(Debug, Clone)]
 pub struct Coordinator {
@@ -264,6 +290,8 @@ pub struct Coordinator {
     /// When the fence was handed to the log: from then on there is no way back.
     fenced: Option<Micros>,
     crash_path: Option<Micros>,
+    /// When the route table, which is away, is to be asked again.
+    routes_again: Option<Micros>,
     /// The target publishes.
     is_taken: bool,
     has_shadow: bool,
@@ -284,6 +312,7 @@ impl Coordinator {
             snapshot_stall_us: 0,
             book_orders: 0,
             snapshot_bytes: 0,
+            code: None,
             error: None,
         };
         let mut this = Self {
@@ -293,6 +322,7 @@ impl Coordinator {
             entered: plan.detected_at.min(now),
             fenced: None,
             crash_path: None,
+            routes_again: None,
             is_taken: false,
             has_shadow: false,
             is_marked: false,
@@ -360,17 +390,24 @@ impl Coordinator {
                 self.record.snapshot_stall_us = stall_us;
                 self.start_shadow(actions);
             }
-            (Step::TransferSnapshot, Event::ShadowProgress { lag, epoch, orders }) => {
+            (Step::TransferSnapshot, Event::ShadowProgress { lag, source_lag, epoch, orders }) => {
                 self.record.book_orders = orders;
                 if epoch > self.record.plan.epoch {
                     self.stop_before_the_fence("somebody else moved the book", now, actions);
-                } else if lag <= LAG_SMALL && epoch == self.record.plan.epoch {
+                } else if lag <= lag_fenced(source_lag) && epoch == self.record.plan.epoch {
                     self.enter(Step::PauseRouting, now);
                     self.is_marked = true;
                     actions.push(Action::MarkRoute);
                 }
             }
-            (Step::PauseRouting, Event::RouteMarked) => {
+            (Step::PauseRouting, Event::RoutesAway)
+                if matches!(self.record.plan.cause, Cause::Operator | Cause::Load) =>
+            {
+                self.record.code = Some(ROUTES_UNAVAILABLE);
+                self.routes_again = Some(Micros(now.0 + ROUTES_AGAIN_US));
+            }
+            (Step::PauseRouting, Event::RouteMarked | Event::RoutesAway) => {
+                (self.record.code, self.routes_again) = (None, None);
                 self.fenced = Some(now);
                 let Plan { epoch, from, to, .. } = self.record.plan;
                 actions.push(Action::AppendFence(Fence { epoch: epoch.next(), from, to }));
@@ -429,7 +466,12 @@ impl Coordinator {
             self.stop_before_the_fence("somebody else moved the book", now, actions);
         } else if epoch == mine && to == self.record.plan.to {
             self.record.fence = Some(offset);
+            let was_asked = self.crash_path.is_some();
             self.fence_is_there(now, actions);
+            if was_asked && self.record.plan.cause != Cause::Recovery {
+                // Asked before it had come to the fence, it had nothing to take yet.
+                self.crash_path(now, actions);
+            }
         } else if !self.is_taken {
             self.give_up("another fence came first, or took the book on", now, actions);
         }
@@ -467,6 +509,14 @@ impl Coordinator {
                     self.stop_before_the_fence("the target did not catch up in time", now, actions);
                 }
             }
+            Step::PauseRouting if self.fenced.is_none() && self.record.code.is_some() => {
+                if passed(self.entered) > d.routes_us {
+                    self.stop_before_the_fence(ROUTES_WAITED_FOR, now, actions);
+                } else if self.routes_again.is_some_and(|again| now >= again) {
+                    self.routes_again = None;
+                    actions.push(Action::MarkRoute);
+                }
+            }
             Step::PauseRouting if self.fenced.is_none() => {
                 if passed(self.entered) > d.pause_us {
                     self.stop_before_the_fence("the route could not be marked in time", now, actions);
@@ -498,6 +548,9 @@ impl Coordinator {
     fn stop_before_the_fence(&mut self, why: &str, now: Micros, actions: &mut Vec<Action>) {
         if self.fenced.is_some() {
             return;
+        }
+        if why != ROUTES_WAITED_FOR {
+            self.record.code = None;
         }
         if self.has_shadow {
             actions.push(Action::DropShadow);

@@ -3,7 +3,8 @@
 use proptest::prelude::*;
 
 use super::handover::{
-    AbortError, Action, Cause, Coordinator, Deadlines, Event, LAG_SMALL, MoveId, MoveStatus, Plan, Step,
+    AbortError, Action, Cause, Coordinator, Deadlines, Event, LAG_SMALL, LAG_WITH_OWNER_MAX, MoveId, MoveStatus, Plan,
+    Step,
 };
 use crate::domain::control::Fence;
 use crate::domain::{Epoch, Micros, NodeId, Offset, Symbol};
@@ -53,7 +54,7 @@ impl Drive {
 }
 
 fn caught_up() -> Event {
-    Event::ShadowProgress { lag: LAG_SMALL, epoch: Epoch(4), orders: 7 }
+    Event::ShadowProgress { lag: LAG_SMALL, source_lag: 0, epoch: Epoch(4), orders: 7 }
 }
 
 fn fence() -> Fence {
@@ -69,7 +70,7 @@ fn a_move_goes_through_its_eight_steps() {
     let mut d = Drive::begin(Cause::Operator);
     assert_eq!(d.actions, [Action::TakeSnapshot]);
     assert_eq!(d.on(Event::SnapshotReady { bytes: 100, stall_us: 3 }), [Action::StartShadow]);
-    assert_eq!(d.on(Event::ShadowProgress { lag: LAG_SMALL + 1, epoch: Epoch(4), orders: 7 }), []);
+    assert_eq!(d.on(Event::ShadowProgress { lag: LAG_SMALL + 1, source_lag: 0, epoch: Epoch(4), orders: 7 }), []);
     assert_eq!(d.on(caught_up()), [Action::MarkRoute]);
     assert_eq!(d.on(Event::RouteMarked), [Action::AppendFence(fence())]);
     assert_eq!(d.on(Event::FenceAppended), []);
@@ -103,12 +104,78 @@ fn before_the_fence_an_abort_leaves_no_trace_and_behind_it_is_too_late() {
 }
 
 #[test]
+fn a_route_table_that_is_away_is_waited_for_and_asked_again() {
+    let mut d = Drive::begin(Cause::Operator);
+    d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+    d.on(caught_up());
+    assert_eq!(d.on(Event::RoutesAway), []);
+    assert_eq!((d.status(), d.coordinator.record().code), (MoveStatus::Running, Some("routes_unavailable")));
+    assert_eq!(d.on(Event::Tick), [], "not at once");
+    for _ in 0..100 {
+        d.now += 600_000;
+        assert_eq!(d.on(Event::Tick), [Action::MarkRoute]);
+        assert_eq!(d.on(Event::Tick), [], "asked once until it answers");
+        assert_eq!(d.on(Event::RoutesAway), []);
+    }
+    assert_eq!(d.coordinator.may_abort(), Ok(()));
+    let mut back = d.coordinator.clone();
+    assert_eq!(d.on(Event::RouteMarked), [Action::AppendFence(fence())]);
+    assert_eq!(d.coordinator.record().code, None);
+
+    let (now, mut actions) = (Micros(d.now + Deadlines::default().routes_us), Vec::new());
+    back.on(Event::Tick, now, &mut actions);
+    assert_eq!((back.record().status, back.record().code), (MoveStatus::Aborted, Some("routes_unavailable")));
+    assert_eq!(actions, [Action::DropShadow, Action::UnmarkRoute]);
+}
+
+#[test]
+fn who_stops_waiting_for_a_route_table_by_order_is_told_of_the_order() {
+    let mut d = Drive::begin(Cause::Load);
+    d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+    d.on(caught_up());
+    d.on(Event::RoutesAway);
+    d.on(Event::Abort);
+    assert_eq!((d.status(), d.coordinator.record().code), (MoveStatus::Aborted, None));
+}
+
+#[test]
+fn a_node_that_is_dead_or_goes_down_waits_for_no_route_table() {
+    for cause in [Cause::Recovery, Cause::Drain] {
+        let mut d = Drive::begin(cause);
+        d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+        d.on(caught_up());
+        assert_eq!(d.on(Event::RoutesAway), [Action::AppendFence(fence())]);
+    }
+}
+
+#[test]
 fn a_dead_source_is_not_asked_for_anything() {
     let mut d = Drive::begin(Cause::Recovery);
     assert_eq!(d.actions, [Action::StartShadow]);
     assert_eq!(d.on(caught_up()), [Action::MarkRoute]);
     assert_eq!(d.on(Event::RouteMarked), [Action::AppendFence(fence())]);
     assert_eq!(d.on(Event::FenceAppended), [Action::TakeByCrashPath]);
+}
+
+#[test]
+fn a_shadow_of_an_owner_that_is_behind_need_not_be_further_than_that() {
+    let behind = |lag, source_lag| Event::ShadowProgress { lag, source_lag, epoch: Epoch(4), orders: 7 };
+    let mut d = Drive::begin(Cause::Load);
+    d.on(Event::SnapshotReady { bytes: 1, stall_us: 0 });
+    assert_eq!(d.on(behind(1_000 + LAG_SMALL + 1, 1_000)), []);
+    assert_eq!(d.on(behind(LAG_WITH_OWNER_MAX + 1, u64::MAX)), [], "it would hold for too long");
+    assert_eq!(d.on(behind(u64::MAX, u64::MAX)), []);
+    assert_eq!(d.on(behind(1_000 + LAG_SMALL, 1_000)), [Action::MarkRoute]);
+}
+
+#[test]
+fn a_target_that_comes_late_to_the_fence_of_a_silent_source_is_asked_at_once() {
+    let mut d = Drive::begin(Cause::Load);
+    d.up_to_the_fence();
+    d.now += Deadlines::default().drain_us;
+    assert_eq!(d.on(Event::Tick), [Action::TakeByCrashPath]);
+    assert_eq!(d.on(applied(5, "n2")), [Action::TakeByCrashPath]);
+    assert_eq!(d.on(Event::Tick), []);
 }
 
 #[test]
@@ -176,9 +243,15 @@ fn any_event() -> impl Strategy<Value = Event> {
     prop_oneof![
         Just(Event::SnapshotReady { bytes: 1, stall_us: 1 }),
         Just(Event::SnapshotFailed { why: why() }),
-        (0u64..600, epoch()).prop_map(|(lag, epoch)| Event::ShadowProgress { lag, epoch, orders: 1 }),
+        (0u64..600, 0u64..600, epoch()).prop_map(|(lag, source_lag, epoch)| Event::ShadowProgress {
+            lag,
+            source_lag,
+            epoch,
+            orders: 1
+        }),
         Just(Event::ShadowFailed { why: why() }),
         Just(Event::RouteMarked),
+        Just(Event::RoutesAway),
         Just(Event::RouteRefused { why: why() }),
         Just(Event::FenceAppended),
         Just(Event::FenceFailed { why: why() }),

@@ -129,15 +129,23 @@ impl Traders {
 
     /// `name`: what their order ids begin with.
     pub fn start_as(name: &str, url: &str, token: &str, symbols: &[&str], clients: usize) -> Self {
+        Self::start_paced(name, url, token, symbols, clients, Duration::ZERO)
+    }
+
+    /// Each client begins an order no sooner than `pace` after its last.
+    pub fn start_paced(name: &str, url: &str, token: &str, symbols: &[&str], clients: usize, pace: Duration) -> Self {
         let (stop, told) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Told::default())));
         let client = |(symbol, client): (&&str, usize)| {
             let (url, token, symbol) = (url.to_owned(), token.to_owned(), (*symbol).to_owned());
             let (stop, told, name) = (Arc::clone(&stop), Arc::clone(&told), name.to_owned());
             actix_web::rt::spawn(async move {
+                let mut next = Instant::now();
                 for n in 0.. {
+                    tokio::time::sleep_until(next.into()).await;
                     if stop.load(Ordering::Acquire) {
                         return;
                     }
+                    next = Instant::now() + pace;
                     let side = if (n + client) % 2 == 0 { "BUY" } else { "SELL" };
                     let body = json!({"symbol": symbol, "side": side, "price": 100 + n * 7 % 5, "quantity": 1 + n % 4,
                                       "stp": "none", "order_id": format!("{name}{client}-{n}")});

@@ -74,6 +74,20 @@ pub async fn append(exchange: &Exchange, to: &str, command: &Command, origin: &[
     session.append(record).await.unwrap();
 }
 
+/// Appends commands of a symbol, together, and waits until they are durable.
+pub async fn append_all(exchange: &Exchange, to: &str, commands: impl Iterator<Item = Command>) {
+    let options = SessionOptions { name: "test".into(), queue_bytes_max: usize::MAX };
+    let session = exchange.log().open_session(options).unwrap();
+    let partition = partition_of(to.as_bytes(), exchange.log().partitions());
+    let record = |command| NewRecord {
+        to: TopicPartition { topic: Topic::Orders, partition },
+        key: Bytes::copy_from_slice(to.as_bytes()),
+        header: Bytes::new(),
+        value: wire::orders::encode(&symbol(to), &command),
+    };
+    session.append_all(commands.map(record).collect()).await.unwrap();
+}
+
 pub fn status(answer: &Answer) -> OrderStatus {
     let body = answer.said.iter().find(|s| s.output.answer).map(|s| s.output.body.clone());
     match body {

@@ -60,6 +60,16 @@ impl Served {
         answer
     }
 
+    /// The sum of a metric over all its labels; 0 if nothing was counted.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let client = awc::Client::default();
+        let mut answer = client.get(format!("{}/metrics", self.url)).send().await.expect("metrics");
+        let body = answer.body().limit(4 << 20).await.expect("all of it");
+        let text = String::from_utf8_lossy(&body).into_owned();
+        let is_it = |l: &&str| l.strip_prefix(name).is_some_and(|rest| rest.starts_with([' ', '{']));
+        text.lines().filter(is_it).filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     pub async fn token(&self, user: &str, roles: &[&str]) -> String {
         let (status, answer) =
             self.call("POST", "/auth/dev-token", None, json!({"user_id": user, "roles": roles})).await;

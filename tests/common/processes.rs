@@ -132,6 +132,19 @@ impl Process {
         }
     }
 
+    /// Waits until a step of a move that this process carries out has begun.
+    pub async fn until_step(&self, admin: &str, id: u64, step: &str) {
+        let began = Instant::now();
+        loop {
+            let record = self.served().get(&format!("/admin/migrations/{id}"), admin).await;
+            if record["steps"].as_array().expect("steps").iter().any(|s| s["name"] == step) {
+                return;
+            }
+            assert!(record["status"] == "RUNNING" && began.elapsed() < SOON, "{record}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// Waits until a move has ended; gives its record.
     pub async fn until_moved(&self, admin: &str, id: u64) -> Value {
         let began = Instant::now();

@@ -10,16 +10,18 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::actors::book::{CutError, Saved};
 use crate::actors::moves::MoveError;
+use crate::actors::peers::Following;
+use crate::actors::retention::{Kept, Oldest};
 use crate::clock;
-use crate::domain::{Epoch, NodeId, Offset, Symbol};
+use crate::domain::{Digest, Epoch, NodeId, Offset, Seq, Symbol};
 use crate::migration::handover::{AbortError, Cause, MoveId};
 use crate::migration::replica::Sealed;
 use crate::ports::snapshots::SnapshotKey;
 use crate::wire::rpc::RpcKey;
 use crate::wire::rpc::v1::node_peer_client::NodePeerClient;
 use crate::wire::rpc::v1::{
-    AbortMoveRequest, BeginMovesRequest, DrainRequest, MoveCause, ProbeRequest, ReadRequest, ReplicaRequest,
-    SealRequest, abort_move_response, read_request,
+    AbortMoveRequest, BeginMovesRequest, DrainRequest, KeptRequest, MoveCause, ProbeRequest, ReadRequest,
+    ReplicaRequest, SealRequest, SymbolKept, abort_move_response, read_request,
 };
 
 /// A process that does not answer a short question by then is not waited for.
@@ -124,22 +126,17 @@ impl Link {
     /// # Errors
     /// [`LinkError`]: it may have arrived or not.
     pub async fn seal(&self, symbol: Symbol, from: NodeId, sealed: &Sealed) -> Result<(), LinkError> {
-        let request = SealRequest {
-            symbol: symbol.to_string(),
-            from: from.to_string(),
-            to: sealed.to.to_string(),
-            epoch: sealed.epoch.0,
-            offset: sealed.offset.0,
-            seq: sealed.seq.0,
-            digest: Bytes::copy_from_slice(&sealed.digest.0.to_le_bytes()),
-        };
+        let request = seal_request(symbol, from, sealed);
         self.call(ANSWER_WITHIN, self.client().seal(request)).await.map(|_| ())
     }
 
     /// # Errors
     /// [`LinkError`].
-    pub async fn follows(&self, node: NodeId, symbol: Symbol) -> Result<bool, LinkError> {
-        Ok(self.call(ANSWER_WITHIN, self.client().follows(replica(node, symbol))).await?.follows)
+    pub async fn follows(&self, node: NodeId, symbol: Symbol) -> Result<Following, LinkError> {
+        let answer = self.call(ANSWER_WITHIN, self.client().follows(replica(node, symbol))).await?;
+        // One that cannot be read costs the crash path.
+        let sealed = answer.sealed.and_then(|sealed| read_seal(&sealed).ok()).filter(|(of, ..)| *of == symbol);
+        Ok(Following { follows: answer.follows, sealed: sealed.map(|(.., sealed)| sealed) })
     }
 
     /// # Errors
@@ -163,6 +160,16 @@ impl Link {
     /// [`LinkError`].
     pub async fn let_go(&self, node: NodeId, symbol: Symbol) -> Result<(), LinkError> {
         self.call(WORK_WITHIN, self.client().let_go(replica(node, symbol))).await.map(|_| ())
+    }
+
+    /// Of each symbol that the process knows two kept snapshots of, where the older begins to read.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn kept(&self) -> Result<Oldest, LinkError> {
+        let answer = self.call(ANSWER_WITHIN, self.client().kept(KeptRequest {})).await?;
+        let kept = |k: &SymbolKept| Kept { orders: Offset(k.orders), events: Offset(k.events) };
+        Ok(answer.kept.iter().filter_map(|k| Some((Symbol::new(&k.symbol).ok()?, kept(k)))).collect())
     }
 
     /// One result for each symbol, in their order.
@@ -226,6 +233,53 @@ impl Link {
     }
 }
 
+/// A Sealed as processes tell each other.
+pub fn seal_request(symbol: Symbol, from: NodeId, sealed: &Sealed) -> SealRequest {
+    SealRequest {
+        symbol: symbol.to_string(),
+        from: from.to_string(),
+        to: sealed.to.to_string(),
+        epoch: sealed.epoch.0,
+        offset: sealed.offset.0,
+        seq: sealed.seq.0,
+        digest: Bytes::copy_from_slice(&sealed.digest.0.to_le_bytes()),
+    }
+}
+
+/// Of which book it is, whose, and what it says.
+///
+/// # Errors
+/// The field that is none.
+pub fn read_seal(request: &SealRequest) -> Result<(Symbol, NodeId, Sealed), &'static str> {
+    let name = |text: &str, field| NodeId::new(text).map_err(|_| field);
+    let digest = <[u8; 16]>::try_from(&request.digest[..]).map_err(|_| "digest")?;
+    let sealed = Sealed {
+        epoch: Epoch(request.epoch),
+        offset: Offset(request.offset),
+        seq: Seq(request.seq),
+        digest: Digest(u128::from_le_bytes(digest)),
+        to: name(&request.to, "to")?,
+    };
+    Ok((Symbol::new(&request.symbol).map_err(|_| "symbol")?, name(&request.from, "from")?, sealed))
+}
+
 fn replica(node: NodeId, symbol: Symbol) -> ReplicaRequest {
     ReplicaRequest { node: node.to_string(), symbol: symbol.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sealed_is_read_as_it_was_told_and_a_broken_one_is_named() {
+        let (symbol, from, to) = (Symbol::new("A").unwrap(), NodeId::new("n1").unwrap(), NodeId::new("n2").unwrap());
+        let (epoch, offset, seq, digest) = (Epoch(3), Offset(7), Seq(9), Digest(1 << 100 | 5));
+        let sealed = Sealed { epoch, offset, seq, digest, to };
+        let told = seal_request(symbol, from, &sealed);
+        assert_eq!(read_seal(&told), Ok((symbol, from, sealed)));
+        assert_eq!(read_seal(&SealRequest { digest: Bytes::from_static(b"short"), ..told.clone() }), Err("digest"));
+        assert_eq!(read_seal(&SealRequest { to: String::new(), ..told.clone() }), Err("to"));
+        assert_eq!(read_seal(&SealRequest { symbol: "a b".into(), ..told }), Err("symbol"));
+    }
 }

@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
 
 use super::link::{Link, LinkError};
+use crate::actors::retention::Oldest;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::replica::Sealed;
 use crate::migration::sharing::Room;
@@ -155,6 +156,17 @@ impl Members {
                 tokio::time::sleep(SEAL_RETRY).await;
             }
         });
+    }
+
+    /// What each other process knows of the snapshots that are kept. One that does not answer is left out: what only it knows
+    /// is not trimmed.
+    pub(in crate::actors) async fn kept(&self) -> Vec<Oldest> {
+        let asked = self.processes().into_iter().map(|member| async move {
+            let told = member.link.kept().await;
+            told.inspect_err(|e| tracing::warn!(node = %member.node, error = %e, "process does not tell what is kept"))
+                .ok()
+        });
+        join_all(asked).await.into_iter().flatten().collect()
     }
 
     /// Runs something on the thread of the connections.

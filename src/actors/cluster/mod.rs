@@ -6,5 +6,5 @@
 mod link;
 mod members;
 
-pub use link::{Begun, Link, LinkError, Read};
+pub use link::{Begun, Link, LinkError, Read, read_seal, seal_request};
 pub use members::{Member, Members, MembersParts};

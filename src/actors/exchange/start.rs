@@ -23,7 +23,7 @@ use crate::actors::owners::Owners;
 use crate::actors::peers::Peers;
 use crate::actors::projector::{self, ProjectorParts};
 use crate::actors::recovery::{self, Found};
-use crate::actors::retention::Retention;
+use crate::actors::retention::{self, Retention};
 use crate::actors::router::Lags;
 use crate::actors::supervisor::{Supervisor, SupervisorParts};
 use crate::clock::{self, ThreadClock};
@@ -164,6 +164,7 @@ impl Exchange {
         let hours = |n: u64| Duration::from_secs(n * 3_600);
         let retention = Retention::new(hours(config.events_retention_hours));
         let retention = Arc::new(retention.with_orders_for(hours(config.orders_retention_hours)));
+        found.iter().for_each(|f| f.note_kept(&retention));
         let known = known_durable(&*log, found.iter().filter(|f| ids.iter().any(|id| f.concerns(id)))).await?;
         let (mut nodes, peers) = (Vec::new(), Arc::new(Peers::new(Arc::clone(&members))));
         for (index, id) in ids.iter().enumerate() {
@@ -213,7 +214,6 @@ impl Exchange {
         for node in &nodes {
             moves.enter(node.context.id, node.supervisor.clone());
         }
-        actix::spawn(trim_regularly(retention, Arc::clone(&log), Arc::clone(&catalogue), Arc::clone(&owners)));
         let listing = tokio::sync::Mutex::new(());
         let (decisions, placement_mode) = (Arc::new(Decisions::default()), config.placement_mode);
         let parts = FleetParts {
@@ -225,6 +225,7 @@ impl Exchange {
         };
         let fleet = Arc::new(Fleet::new(nodes, parts).with_standbys(config.standby));
         actix::spawn(look_after_books(Arc::downgrade(&fleet)));
+        actix::spawn(trim_regularly(Arc::clone(&retention), Arc::clone(&log), Arc::downgrade(&fleet)));
         let leading = LeaderParts {
             routes: Arc::clone(gateway.routes()),
             moves: Arc::clone(&moves),
@@ -248,6 +249,7 @@ impl Exchange {
             decisions,
             placement_mode,
             peers,
+            retention,
         }))
     }
 }
@@ -384,13 +386,30 @@ async fn order_ends(log: &dyn Log) -> Result<Vec<Offset>, LogError> {
     Ok(ends)
 }
 
-async fn trim_regularly(retention: Arc<Retention>, log: Arc<dyn Log>, catalogue: Arc<Catalogue>, owners: Arc<Owners>) {
+/// Trims the log for as long as the exchange is there. In a cluster one process does it, or each while nobody leads:
+/// twice does no harm.
+async fn trim_regularly(retention: Arc<Retention>, log: Arc<dyn Log>, fleet: Weak<Fleet>) {
     loop {
         tokio::time::sleep(TRIM_EVERY).await;
-        match retention.trim(&*log, &catalogue, &owners).await {
+        let Some(fleet) = fleet.upgrade() else { return };
+        let trimmed = match retention.note_ends(&*log).await {
+            Ok(()) if fleet.trims() => trim(&retention, &*log, &fleet).await,
+            noted => noted,
+        };
+        match trimmed {
             Ok(()) => {}
             Err(LogError::Closed) => return,
             Err(e) => tracing::warn!(error = %e, "log cannot be trimmed"),
         }
     }
+}
+
+async fn trim(retention: &Retention, log: &dyn Log, fleet: &Fleet) -> Result<(), LogError> {
+    let mut known = retention.oldest();
+    for told in fleet.members().kept().await {
+        retention::learn(&mut known, told);
+    }
+    // Read now: a symbol that is listed later begins behind all that is known of the others.
+    let catalogue = Catalogue::read(log).await?;
+    retention.trim(log, &catalogue, fleet.owners(), &known).await
 }

@@ -19,6 +19,10 @@ use crate::migration::snapshot::Snapshot;
 /// How soon a replica that is not free to go yet is looked at again, and how often; then the sweep takes it.
 const LET_GO_LOOK: Duration = Duration::from_millis(5);
 const LET_GO_LOOKS: u32 = 2_000;
+/// One that is still to come to the fence that took its book away is not waited for longer: the new owner publishes, so all
+/// that it could say is said, and a node that has too much to do would be at it for long. To end is always safe: it is a
+/// crash of this replica.
+const LET_GO_BEHIND_LOOKS: u32 = 200;
 
 /// An idle shadow whose owner is on another node of the cluster goes by itself after so many ticks, if nobody says so
 /// before.
@@ -60,7 +64,7 @@ pub struct Forgo {
     pub want: Want,
 }
 
-/// A move lets go of a replica that is not the owner's; answered when it is gone, at once if there is none, or if it
+/// A move lets go of a replica that is not the owner's, or that of a source once the target publishes; answered when it is gone, at once if there is none, or if it
 /// stands by.
 #[derive(Message)]
 #[rtype(result = "()")]
@@ -136,6 +140,7 @@ impl NodeSupervisor {
     fn let_go(&mut self, symbol: Symbol) {
         self.watches.remove(&symbol);
         self.lonely.remove(&symbol);
+        self.node.sealed.lock().remove(&symbol);
         let Some((book, status)) = self.node.books.write().remove(&symbol) else { return };
         status.retire();
         self.node.directory.forget(&status);
@@ -212,7 +217,9 @@ impl Handler<LetGoLook> for NodeSupervisor {
     type Result = ();
 
     fn handle(&mut self, LetGoLook { of, looks }: LetGoLook, ctx: &mut Self::Context) {
-        let is_busy = self.node.status(&of.symbol).is_some_and(|status| !status.is_idle_shadow());
+        let status = self.node.status(&of.symbol);
+        let is_needless = |s: &BookStatus| looks >= LET_GO_BEHIND_LOOKS && self.node.is_taken_away(s);
+        let is_busy = status.is_some_and(|status| !status.is_idle_shadow() && !is_needless(&status));
         if self.is_wanted(&of.symbol) || (is_busy && looks >= LET_GO_LOOKS) {
             _ = of.done.send(());
         } else if is_busy {

@@ -6,19 +6,20 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use crate::actors::book::CutError;
-use crate::actors::cluster::Read;
+use crate::actors::cluster::{Read, read_seal, seal_request};
 use crate::actors::exchange::Exchange;
 use crate::actors::fleet::{DrainError, RunningNode};
 use crate::actors::moves::MoveError;
+use crate::actors::peers::Following;
 use crate::api::gathered;
-use crate::domain::{Digest, Epoch, NodeId, Offset, Seq, Symbol};
+use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::{AbortError, Cause, MoveId};
-use crate::migration::replica::Sealed;
 use crate::wire::rpc::v1::node_peer_server::NodePeer;
 use crate::wire::rpc::v1::{
     AbortMoveRequest, AbortMoveResponse, BeginMovesRequest, BeginMovesResponse, DrainRequest, DrainResponse,
-    FollowsResponse, LetGoResponse, MoveBegun, MoveCause, ProbeRequest, ProbeResponse, ReadRequest, ReadResponse,
-    ReplicaRequest, SealRequest, SealResponse, TakeSnapshotResponse, abort_move_response, read_request,
+    FollowsResponse, KeptRequest, KeptResponse, LetGoResponse, MoveBegun, MoveCause, ProbeRequest, ProbeResponse,
+    ReadRequest, ReadResponse, ReplicaRequest, SealRequest, SealResponse, SymbolKept, TakeSnapshotResponse,
+    abort_move_response, read_request,
 };
 
 pub(super) struct Peer {
@@ -37,18 +38,6 @@ impl Peer {
         if node.context.is_alive() { Ok(node) } else { Err(Status::unavailable(format!("node {text} is down"))) }
     }
 
-    fn sealed(request: &SealRequest) -> Result<(Symbol, NodeId, Sealed), Status> {
-        let digest = <[u8; 16]>::try_from(&request.digest[..]).map_err(|_| Status::invalid_argument("digest"))?;
-        let sealed = Sealed {
-            epoch: Epoch(request.epoch),
-            offset: Offset(request.offset),
-            seq: Seq(request.seq),
-            digest: Digest(u128::from_le_bytes(digest)),
-            to: name(&request.to)?,
-        };
-        Ok((symbol(&request.symbol)?, name(&request.from)?, sealed))
-    }
-
     fn begin(&self, to: NodeId, text: &str, cause: Cause) -> MoveBegun {
         let begun = match Symbol::new(text) {
             Ok(symbol) => self.exchange.moves().begin(symbol, to, cause),
@@ -65,10 +54,6 @@ fn symbol(text: &str) -> Result<Symbol, Status> {
     Symbol::new(text).map_err(|e| Status::invalid_argument(format!("the symbol {e}")))
 }
 
-fn name(text: &str) -> Result<NodeId, Status> {
-    NodeId::new(text).map_err(|e| Status::invalid_argument(format!("the node's name {e}")))
-}
-
 #[tonic::async_trait]
 impl NodePeer for Peer {
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
@@ -78,15 +63,16 @@ impl NodePeer for Peer {
 
     async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {
         self.node(&request.get_ref().to)?;
-        let (symbol, from, sealed) = Self::sealed(request.get_ref())?;
+        let (symbol, from, sealed) = read_seal(request.get_ref()).map_err(Status::invalid_argument)?;
         self.exchange.peers().take_sealed(symbol, from, sealed);
         Ok(Response::new(SealResponse {}))
     }
 
     async fn follows(&self, request: Request<ReplicaRequest>) -> Result<Response<FollowsResponse>, Status> {
         let node = self.node(&request.get_ref().node)?;
-        let follows = node.context.book(&symbol(&request.get_ref().symbol)?).is_some();
-        Ok(Response::new(FollowsResponse { follows }))
+        let (id, symbol) = (node.context.id, symbol(&request.get_ref().symbol)?);
+        let Following { follows, sealed } = self.exchange.peers().ask_follows(id, symbol).await;
+        Ok(Response::new(FollowsResponse { follows, sealed: sealed.map(|s| seal_request(symbol, id, &s)) }))
     }
 
     async fn take_snapshot(&self, request: Request<ReplicaRequest>) -> Result<Response<TakeSnapshotResponse>, Status> {
@@ -110,6 +96,15 @@ impl NodePeer for Peer {
         let of = self.node(&request.get_ref().node)?.context.id;
         self.exchange.moves().let_replica_go(&of, symbol(&request.get_ref().symbol)?).await;
         Ok(Response::new(LetGoResponse {}))
+    }
+
+    async fn kept(&self, _: Request<KeptRequest>) -> Result<Response<KeptResponse>, Status> {
+        let kept = self.exchange.retention().oldest().into_iter().map(|(symbol, kept)| SymbolKept {
+            symbol: symbol.to_string(),
+            orders: kept.orders.0,
+            events: kept.events.0,
+        });
+        Ok(Response::new(KeptResponse { kept: kept.collect() }))
     }
 
     async fn begin_moves(&self, request: Request<BeginMovesRequest>) -> Result<Response<BeginMovesResponse>, Status> {

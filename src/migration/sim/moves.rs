@@ -15,6 +15,7 @@ use crate::wire::Control;
 const DEADLINES: Deadlines = Deadlines {
     transfer_us: 8_000 * MS,
     pause_us: 2_000 * MS,
+    routes_us: 4_000 * MS,
     drain_us: 1_000 * MS,
     takeover_us: 10_000 * MS,
     cleanup_us: 1_000 * MS,
@@ -172,8 +173,10 @@ impl World {
             let lag = end - replica.offset().0;
             // The real bound on the lag is as long as a whole run here.
             let lag = if lag > 5 { lag + handover::LAG_SMALL } else { lag };
+            let source = self.responsive(&plan.from).and_then(|p| self.processes[p].hosts[symbol].as_ref());
+            let source_lag = source.and_then(|h| h.replica.as_ref()).map_or(0, |r| end - r.offset().0);
             let orders = replica.machine().resting_orders() as u64;
-            events.push(handover::Event::ShadowProgress { lag, epoch: replica.epoch(), orders });
+            events.push(handover::Event::ShadowProgress { lag, source_lag, epoch: replica.epoch(), orders });
         }
         if self.rng.moves.chance(2) {
             events.push(handover::Event::Abort);

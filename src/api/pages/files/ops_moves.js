@@ -118,8 +118,9 @@ function update(element, move, now) {
   );
   say(part('.when'), move.steps[0] ? clock(new Date(move.steps[0].started_at)) : '');
   const error = part('.error');
-  error.hidden = !move.error;
-  say(error, move.error ?? '');
+  const why = move.error ?? (move.code ? `waits: ${move.code}` : '');
+  error.hidden = !why;
+  say(error, why);
   // An ended move is drawn once.
   if (element.dataset.drawn === move.status && move.status !== 'RUNNING') return;
   element.dataset.drawn = move.status;
