@@ -76,7 +76,7 @@ fn restored_wrongly(mut run: Run, change: impl FnOnce(&mut NaiveState), then: im
     for record in &run.orders[orders..] {
         let (_, command) = wire::decode(&record.value, PARTITION, &keyring()).unwrap();
         out.begin(record.offset, record.at, hotbook::domain::Origin::from_bytes(&record.header));
-        for (body, answer) in book.apply(&command) {
+        for (body, answer) in book.apply(&command, record.at) {
             out.emit(&body, answer);
         }
         out.end();

@@ -50,11 +50,24 @@ async fn orders_of_another_client_trade_and_what_is_wrong_with_them_stops_nothin
         book["instruments"].as_array().unwrap().iter().find(|i| i["symbol"] == "AAA").unwrap()["status"].clone();
     assert_eq!(status, "TRADING", "a HALT played again halts nothing");
 
+    // Where only gateways may trade, nothing that the client writes meets the order that rests there.
+    let listing = json!({"symbol": "GATE", "admission": "gateway"});
+    assert_eq!(server.call("POST", "/admin/instruments", Some(&admin), listing).await.0, 201);
+    let trader = server.token("seller", &["trader"]).await;
+    let order = async |side: &str, id: &str| {
+        let order = json!({"symbol": "GATE", "side": side, "price": 100, "quantity": 1, "order_id": id, "stp": "none"});
+        server.call("POST", "/orders", Some(&trader), order).await.1
+    };
+    assert_eq!(order("SELL", "held").await["status"], "NEW");
+    assert_eq!(client(&cluster, "outside").await["dead_letters"], 2);
+    let bought = order("BUY", "taker").await;
+    assert_eq!((&bought["status"], &bought["fills"][0]["price"]), (&json!("FILLED"), &json!(100.0)), "{bought}");
+
     // A new life reads all of it again, and an auditor of its own agrees.
     server.kill();
     let server = cluster.serve();
     server.terminate();
     let report = cluster.clean_audit(&["--complete"]);
     let fills: u64 = report["symbols"].as_array().unwrap().iter().map(|s| s["fills"].as_u64().unwrap()).sum();
-    assert_eq!(fills, 300 + count("fills") + poisoned["fills"].as_u64().unwrap());
+    assert_eq!(fills, 300 + count("fills") + poisoned["fills"].as_u64().unwrap() + 1);
 }

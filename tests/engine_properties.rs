@@ -1,11 +1,12 @@
 //! The engine against the naive matcher, over random streams of records with all kinds and flags together: same outputs,
 //! same orders, and every invariant after each record.
 
-use hotbook::domain::command::Listing;
+use hotbook::domain::command::{Listing, Signed, SignedOrder};
+use hotbook::domain::control::Stamp;
 use hotbook::domain::instrument::TickBand;
 use hotbook::domain::{
-    Authority, Command, Epoch, Input, Instrument, Machine, Micros, NewOrder, NodeId, Offset, OrderId, OrderKind,
-    Origin, Outbox, Output, OutputBody, Price, Quantity, SelfTrade, Seqs, Side, TimeInForce, UserId,
+    Admission, Authority, Command, Epoch, Input, Instrument, Machine, Micros, NewOrder, NodeId, Offset, OrderId,
+    OrderKind, Origin, Outbox, Output, OutputBody, Price, Quantity, SelfTrade, Seqs, Side, TimeInForce, UserId,
 };
 use hotbook::engine::invariants::{self, outputs::Watch};
 use hotbook::engine::{Book, FINISHED_MAX};
@@ -102,7 +103,7 @@ fn command() -> impl Strategy<Value = Command> {
         1 => Just(Command::Halt { authority }),
         3 => Just(Command::Resume { authority }),
         1 => instrument().prop_map(move |i| list(i, 9)),
-        1 => (0..3u32).prop_map(move |version| Command::Rules { version, authority }),
+        1 => (0..4u32).prop_map(move |version| Command::Rules { version, authority }),
         1 => Just(Command::Session { authority }),
         1 => Just(Command::Tick { authority }),
     ]
@@ -112,17 +113,39 @@ fn instrument() -> impl Strategy<Value = Instrument> {
     let limits = prop_oneof![Just((None, None)), Just((Some(Price(104)), Some(Price(97))))];
     let ticks = prop::sample::select(vec![vec![(0, 1)], vec![(0, 1), (100, 2)], vec![(0, 4), (98, 2)]]);
     let max_value = prop::option::of(400..2_000u64);
-    (ticks, prop::sample::select(vec![1u64, 1, 1, 3]), limits, max_value).prop_map(
-        |(ticks, lot, (limit_up, limit_down), max_order_value)| {
+    let admission = prop::sample::select(vec![Admission::Open, Admission::Open, Admission::Gateway]);
+    (ticks, prop::sample::select(vec![1u64, 1, 1, 3]), limits, max_value, admission).prop_map(
+        |(ticks, lot, (limit_up, limit_down), max_order_value, admission)| {
             let ticks = ticks.into_iter().map(|(from, tick)| TickBand { from: Price(from), tick }).collect();
-            Instrument { ticks, limit_up, limit_down, max_order_value, ..Instrument::plain(2, 1, lot) }
+            Instrument { ticks, limit_up, limit_down, max_order_value, admission, ..Instrument::plain(2, 1, lot) }
         },
     )
 }
 
 fn list(instrument: Instrument, id_key: u128) -> Command {
     let owner = NodeId::new("n1").unwrap();
-    Command::List { listing: Box::new(Listing { instrument, owner, id_key, rules_version: 1 }), authority: authority() }
+    let rules_version = instrument.rules_needed();
+    Command::List { listing: Box::new(Listing { instrument, owner, id_key, rules_version }), authority: authority() }
+}
+
+/// Signs most of the orders if the book wants it, and a few if not: some with a number that was there before, some too late.
+fn sign(commands: &mut [Command], admission: Admission, dice: &[u8]) {
+    for (n, command) in commands.iter_mut().enumerate() {
+        let dice = dice[n % dice.len()];
+        let order = match *command {
+            Command::Add(order) => SignedOrder::Add(order),
+            Command::Replace { user, order_id, price, quantity } => {
+                SignedOrder::Replace { user, order_id, price, quantity }
+            }
+            _ => continue,
+        };
+        if dice.is_multiple_of(8) == (admission == Admission::Open) {
+            let number = n as u64 + 4 - if dice % 8 == 1 { 3 } else { 0 };
+            let valid_until = Micros(1_000 + n as u64 * 10 + u64::from(dice) * 2);
+            let stamp = Stamp { gateway: 1 + u64::from(dice / 8 % 2), number, valid_until };
+            *command = Command::Signed(Box::new(Signed { stamp, order }));
+        }
+    }
 }
 
 /// Gives the commands offsets with gaps (the records of other symbols), and times that may go back.
@@ -153,9 +176,11 @@ fn records() -> impl Strategy<Value = Vec<Input<Command>>> {
     (instrument(), any::<u128>(), commands, prop::collection::vec(any::<u8>(), 1..9), spread).prop_map(
         |(mut instrument, id_key, mut commands, times, spread)| {
             if spread > 1 {
-                instrument = Instrument::plain(2, 1, instrument.lot_size);
+                let admission = instrument.admission;
+                instrument = Instrument { admission, ..Instrument::plain(2, 1, instrument.lot_size) };
                 commands.iter_mut().for_each(|c| spread_out(c, spread));
             }
+            sign(&mut commands, instrument.admission, &times);
             commands.insert(0, list(instrument, id_key));
             log(commands, &times)
         },
@@ -219,11 +244,13 @@ proptest! {
         let outputs = decoded(out.bytes());
         prop_assert_eq!(said(&outputs), expected);
         watch.follow(&records[0], &outputs).map_err(TestCaseError::fail)?;
+        let mut clock = records[0].at;
         for input in &records[1..] {
+            clock = clock.max(input.at);
             out.clear();
             book.apply(input, &mut out);
             let outputs = decoded(out.bytes());
-            prop_assert_eq!(said(&outputs), naive.apply(&input.command), "offset {}", input.offset);
+            prop_assert_eq!(said(&outputs), naive.apply(&input.command, clock), "offset {}", input.offset);
             watch.follow(input, &outputs).map_err(TestCaseError::fail)?;
             invariants::check(&book).map_err(TestCaseError::fail)?;
             prop_assert_eq!(watch.open_orders(), book.resting_orders());
@@ -325,6 +352,7 @@ fn the_naive_matcher_has_the_engine_s_bounds() {
     assert_eq!(naive::FINISHED_MAX, FINISHED_MAX);
     assert_eq!(naive::RESTING_MAX, hotbook::engine::RESTING_MAX);
     assert_eq!(naive::RULES_VERSION, hotbook::engine::RULES_VERSION);
+    assert_eq!(naive::GATEWAYS_MAX, hotbook::engine::GATEWAYS_MAX);
 }
 
 /// OB6 across its window: an id is remembered for exactly 65,536 further endings, through snapshots too.
@@ -354,13 +382,15 @@ fn an_id_is_free_again_after_65536_endings() {
     let records = log(commands, &[0]);
     let mut out = outbox();
     let (mut book, mut naive, _) = birth(&records[0], &mut out);
+    let mut clock = records[0].at;
     for input in &records[1..] {
+        clock = clock.max(input.at);
         if input.offset.0 % 60_000 == 0 {
             book = through_a_snapshot(&book);
         }
         out.clear();
         book.apply(input, &mut out);
-        assert_eq!(said(&decoded(out.bytes())), naive.apply(&input.command), "offset {}", input.offset);
+        assert_eq!(said(&decoded(out.bytes())), naive.apply(&input.command, clock), "offset {}", input.offset);
     }
     invariants::check(&through_a_snapshot(&book)).unwrap();
 }
@@ -390,10 +420,12 @@ fn far_prices_keep_their_order() {
     let records = log(commands, &[0]);
     let mut out = outbox();
     let (mut book, mut naive, _) = birth(&records[0], &mut out);
+    let mut clock = records[0].at;
     for input in &records[1..] {
+        clock = clock.max(input.at);
         out.clear();
         book.apply(input, &mut out);
-        assert_eq!(said(&decoded(out.bytes())), naive.apply(&input.command), "offset {}", input.offset);
+        assert_eq!(said(&decoded(out.bytes())), naive.apply(&input.command, clock), "offset {}", input.offset);
         invariants::check(&book).unwrap();
         same_book(&book, &naive).unwrap();
     }

@@ -673,7 +673,7 @@ fn control_records_are_answered_once() {
     let authority = AUTHORITY;
     assert_eq!(m.send(list(stock())), ["List refused symbol_exists !"]);
     assert_eq!(m.send(Command::Rules { version: 1, authority }), ["rules 1 !"]);
-    assert_eq!(m.send(Command::Rules { version: 2, authority }), ["Rules refused rules_version_unknown !"]);
+    assert_eq!(m.send(Command::Rules { version: 3, authority }), ["Rules refused rules_version_unknown !"]);
     assert_eq!(m.send(Command::Session { authority }), ["session ended !"]);
     assert!(m.send(Command::Tick { authority }).is_empty());
 }

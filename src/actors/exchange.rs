@@ -150,7 +150,8 @@ impl Exchange {
         let mut key = [0u8; 16];
         getrandom::fill(&mut key).map_err(|_| ControlError::Instrument("no randomness for the id key"))?;
         let id_key = u128::from_le_bytes(key);
-        let listing = Listing { instrument, owner: entry.owner, id_key, rules_version: 1 };
+        let rules_version = instrument.rules_needed();
+        let listing = Listing { instrument, owner: entry.owner, id_key, rules_version };
         self.control(symbol, Control::List(listing)).await
     }
 

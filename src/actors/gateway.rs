@@ -162,6 +162,7 @@ impl Gateway {
             mirrors: Arc::clone(&mirrors),
             lags,
             keyring,
+            incarnation,
             lag_records_max: limits.lag_records_max,
             queue_bytes_max: limits.queue_bytes_max,
         })?;

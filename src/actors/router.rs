@@ -14,11 +14,14 @@ use super::directory::Directory;
 use super::mirror::Mirrors;
 use super::owners::Owners;
 use crate::clock;
-use crate::domain::{Command, Instrument, NewOrder, OrderKind, Origin, Reason, Symbol, UserId};
+use crate::domain::command::{Signed, SignedOrder};
+use crate::domain::control::Stamp;
+use crate::domain::{Admission, Command, Instrument, Micros, NewOrder, OrderKind, Origin, Reason, Symbol, UserId};
 use crate::ports::log::{
     Log, LogError, NewRecord, Receipt, Session, SessionOptions, Topic, TopicPartition, partition_of,
 };
 use crate::wire::client::error::EdgeError;
+use crate::wire::control::VALID_US;
 use crate::wire::{Control, Keyring, orders};
 
 /// Why nothing was appended.
@@ -118,6 +121,8 @@ pub(super) struct RouterParts {
     pub mirrors: Arc<Mirrors>,
     pub lags: Lags,
     pub keyring: Arc<Keyring>,
+    /// The gateway's, of this start.
+    pub incarnation: u64,
     /// Records by which a book may be behind before new orders for it are refused.
     pub lag_records_max: u64,
     /// Bytes of orders not yet durable: above it, receipts say [`LogError::Full`].
@@ -128,6 +133,8 @@ pub(super) struct RouterParts {
 pub struct RouterCore {
     parts: RouterParts,
     session: RwLock<Arc<dyn Session>>,
+    /// Number of the last signed order, by partition; held until the order is appended, so that numbers ascend in the log.
+    signed: Vec<Mutex<u64>>,
     reopened: Mutex<Option<Instant>>,
 }
 
@@ -142,7 +149,8 @@ impl RouterCore {
     pub(super) fn new(parts: RouterParts) -> Result<Self, LogError> {
         let session = RwLock::new(open(&parts)?);
         tracing::info!("accounts are not kept yet: the router admits every order, whatever its user owns");
-        Ok(Self { parts, session, reopened: Mutex::default() })
+        let signed = (0..parts.log.partitions()).map(|_| Mutex::default()).collect();
+        Ok(Self { parts, session, signed, reopened: Mutex::default() })
     }
 
     /// Checks the command and appends it. The receipt resolves when the record is durable: only then may a client be
@@ -165,31 +173,52 @@ impl RouterCore {
         let instrument = self.parts.mirrors.instrument(&symbol).ok_or(Refusal::UnknownSymbol)?;
         check(&instrument, &command).map_err(Refusal::Invalid)?;
         let partition = partition_of(symbol.as_bytes(), self.parts.log.partitions());
-        let value = match &command {
+        let needs_signature = instrument.admission == Admission::Gateway;
+        let value = match command {
             Command::Add(order) => {
                 self.admit(&order.user)?;
                 self.refuse_if_behind(&symbol)?;
+                if needs_signature {
+                    return Ok(self.append_signed(symbol, partition, SignedOrder::Add(order), origin));
+                }
                 orders::encode(&symbol, &command)
             }
-            Command::Replace { .. } => {
+            Command::Replace { user, order_id, price, quantity } => {
                 self.refuse_if_behind(&symbol)?;
+                if needs_signature {
+                    let order = SignedOrder::Replace { user, order_id, price, quantity };
+                    return Ok(self.append_signed(symbol, partition, order, origin));
+                }
                 orders::encode(&symbol, &command)
             }
             // Taking orders out of a book that is behind helps it.
             Command::Cancel { .. } => orders::encode(&symbol, &command),
             Command::CancelAll { user, .. } => {
-                self.parts.keyring.encode(&symbol, partition, Control::CancelAll { user: *user }, clock::now())
+                self.parts.keyring.encode(&symbol, partition, Control::CancelAll { user }, clock::now())
             }
             _ => return Err(Refusal::Forbidden),
         };
-        let record = NewRecord {
+        Ok(self.append_value(&symbol, partition, origin, value))
+    }
+
+    /// One after another within a partition.
+    fn append_signed(&self, symbol: Symbol, partition: u32, order: SignedOrder, origin: Origin) -> Receipt {
+        let mut number = self.signed[partition as usize].lock();
+        *number += 1;
+        let valid_until = Micros(clock::now().0 + VALID_US);
+        let stamp = Stamp { gateway: self.parts.incarnation, number: *number, valid_until };
+        let value = self.parts.keyring.encode_signed(&symbol, partition, &Signed { stamp, order });
+        self.append_value(&symbol, partition, origin, value)
+    }
+
+    fn append_value(&self, symbol: &Symbol, partition: u32, origin: Origin, value: Bytes) -> Receipt {
+        let session = Arc::clone(&self.session.read());
+        session.append(NewRecord {
             to: TopicPartition { topic: Topic::Orders, partition },
             key: Bytes::copy_from_slice(symbol.as_bytes()),
             header: Bytes::copy_from_slice(&origin.to_bytes()),
             value,
-        };
-        let session = Arc::clone(&self.session.read());
-        Ok(session.append(record))
+        })
     }
 
     /// Opens a new session after a receipt said that the old one ended: nothing behind the failed record landed, and
@@ -288,6 +317,7 @@ mod tests {
             mirrors,
             lags: Lags::default(),
             keyring: Arc::new(Keyring::from_secret(b"s")),
+            incarnation: 1,
             lag_records_max: 10,
             queue_bytes_max: 1 << 20,
         };

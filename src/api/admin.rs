@@ -18,7 +18,7 @@ use crate::actors::cluster::Read;
 use crate::actors::directory::BookStatus;
 use crate::actors::exchange::{ControlError, Exchange};
 use crate::domain::instrument::TickBand;
-use crate::domain::{Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
+use crate::domain::{Admission, Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
 use crate::engine::RULES_VERSION;
 use crate::ports::routes::Route;
 use crate::wire::rfc3339;
@@ -158,6 +158,7 @@ struct InstrumentFields<'a> {
     limit_down: Option<&'a RawValue>,
     #[serde(borrow)]
     max_order_value: Option<&'a RawValue>,
+    admission: Option<Admission>,
 }
 
 impl InstrumentFields<'_> {
@@ -188,6 +189,7 @@ impl InstrumentFields<'_> {
             limit_up: price("limit_up", self.limit_up)?,
             limit_down: price("limit_down", self.limit_down)?,
             max_order_value: self.max_order_value.map(|r| number("max_order_value", r)).transpose()?,
+            admission: self.admission.unwrap_or_default(),
         };
         instrument.check().map_err(refused)?;
         Ok(instrument)

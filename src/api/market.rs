@@ -10,7 +10,7 @@ use super::rest::Outcome;
 use super::schema;
 use super::view::{self, OrderView};
 use crate::domain::output::Level;
-use crate::domain::{Instrument, Reason, Symbol};
+use crate::domain::{Admission, Instrument, Reason, Symbol};
 use crate::wire::rfc3339;
 
 /// Levels a side without `depth`, and the most there are.
@@ -214,6 +214,7 @@ pub struct InstrumentOut {
     limit_up: Option<Box<RawValue>>,
     limit_down: Option<Box<RawValue>>,
     max_order_value: Option<Box<RawValue>>,
+    admission: Admission,
     status: &'static str,
 }
 
@@ -232,6 +233,7 @@ pub fn instrument_view(symbol: Symbol, i: &Instrument, halted: bool) -> Instrume
         limit_up: i.limit_up.map(price),
         limit_down: i.limit_down.map(price),
         max_order_value: i.max_order_value.map(number),
+        admission: i.admission,
         status: if halted { "HALTED" } else { "TRADING" },
     }
 }

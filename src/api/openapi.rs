@@ -144,9 +144,13 @@ const ADDRESSES: &[Address] = &[
         ..get("/admin/decisions", Who::Admin, "Who leads, and which books it moved or not, with what it saw and why")
     },
     Address {
-        body: r#"{"symbol":"TSLA","price_scale":2,"tick_size":"0.01","lot_size":1,"reference_price":"250.00","limit_up":"325.00","limit_down":"175.00"}"#,
+        body: r#"{"symbol":"TSLA","price_scale":2,"tick_size":"0.01","lot_size":1,"reference_price":"250.00","limit_up":"325.00","limit_down":"175.00","admission":"open"}"#,
         responses: &[("201", "the symbol trades"), ("409", "symbol_exists"), REFUSED],
-        ..post("/admin/instruments", Who::Admin, "Lists a symbol; all but `symbol` have defaults")
+        ..post(
+            "/admin/instruments",
+            Who::Admin,
+            "Lists a symbol; all but `symbol` have defaults. With `admission` `gateway` it takes orders from no other program on the log",
+        )
     },
     Address {
         responses: &[("200", "halted"), ("409", "already_halted")],

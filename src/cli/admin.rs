@@ -67,7 +67,12 @@ pub enum Verb {
     /// Trading goes on.
     Resume { symbol: String },
     /// Lists a symbol with the defaults.
-    ListSymbol { symbol: String },
+    ListSymbol {
+        symbol: String,
+        /// From whom it takes new orders and replaces: from anyone who may write to the log, or only from the exchange's gateways.
+        #[arg(long, default_value = "open", value_parser = ["open", "gateway"])]
+        admission: String,
+    },
     /// Raises the rules of every book, once every node can run them.
     FinalizeVersion {
         /// The newest that the server knows, without it.
@@ -176,7 +181,9 @@ async fn ask(args: &AdminArgs) -> anyhow::Result<Value> {
         Verb::Drain { node } => post(format!("/admin/nodes/{node}/drain"), json!({})).await,
         Verb::Halt { symbol } => post(format!("/admin/books/{symbol}/halt"), json!({})).await,
         Verb::Resume { symbol } => post(format!("/admin/books/{symbol}/resume"), json!({})).await,
-        Verb::ListSymbol { symbol } => post("/admin/instruments".into(), json!({"symbol": symbol})).await,
+        Verb::ListSymbol { symbol, admission } => {
+            post("/admin/instruments".into(), json!({"symbol": symbol, "admission": admission})).await
+        }
         Verb::FinalizeVersion { version } => {
             let body = version.map_or(json!({}), |version| json!({"version": version}));
             post("/admin/finalize-version".into(), body).await

@@ -1,6 +1,6 @@
 //! What can be asked of a book. Parsed once at the edge: inside there is no text and no optional price.
 
-use super::control::{Authority, Fence};
+use super::control::{Authority, Fence, Stamp};
 use super::ids::{NodeId, OrderId, UserId};
 use super::instrument::Instrument;
 use super::numbers::{Micros, Offset, Origin, Price, Quantity, Side};
@@ -83,29 +83,83 @@ pub struct Listing {
     pub rules_version: u32,
 }
 
+/// What a gateway signs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SignedOrder {
+    Add(NewOrder),
+    Replace { user: UserId, order_id: OrderId, price: Option<Price>, quantity: Option<Quantity> },
+}
+
+impl SignedOrder {
+    /// The same without a signature.
+    pub fn command(&self) -> Command {
+        match *self {
+            Self::Add(order) => Command::Add(order),
+            Self::Replace { user, order_id, price, quantity } => Command::Replace { user, order_id, price, quantity },
+        }
+    }
+}
+
+/// An ADD or REPLACE with a gateway's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Signed {
+    pub stamp: Stamp,
+    pub order: SignedOrder,
+}
+
 /// One record of the `orders` log, decoded. Its layout is fixed so that the names of ADD, CANCEL and REPLACE lie at one place:
 /// who wants them need not ask first which of the three it is, which nobody can foretell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[repr(C, u8)]
 pub enum Command {
     Add(NewOrder),
-    Cancel { user: UserId, order_id: OrderId },
-    Replace { user: UserId, order_id: OrderId, price: Option<Price>, quantity: Option<Quantity> },
-    CancelAll { user: UserId, authority: Authority },
-    List { listing: Box<Listing>, authority: Authority },
-    Halt { authority: Authority },
-    Resume { authority: Authority },
-    Rules { version: u32, authority: Authority },
-    Session { authority: Authority },
-    Tick { authority: Authority },
-    Fence { fence: Box<Fence>, authority: Authority },
+    Cancel {
+        user: UserId,
+        order_id: OrderId,
+    },
+    Replace {
+        user: UserId,
+        order_id: OrderId,
+        price: Option<Price>,
+        quantity: Option<Quantity>,
+    },
+    CancelAll {
+        user: UserId,
+        authority: Authority,
+    },
+    List {
+        listing: Box<Listing>,
+        authority: Authority,
+    },
+    Halt {
+        authority: Authority,
+    },
+    Resume {
+        authority: Authority,
+    },
+    Rules {
+        version: u32,
+        authority: Authority,
+    },
+    Session {
+        authority: Authority,
+    },
+    Tick {
+        authority: Authority,
+    },
+    Fence {
+        fence: Box<Fence>,
+        authority: Authority,
+    },
+    /// ADD or REPLACE for a book that takes them from gateways only.
+    Signed(Box<Signed>),
 }
 
 impl Command {
     /// The authority of a control record; `None` for what any trader may send.
     pub fn authority(&self) -> Option<&Authority> {
         match self {
-            Self::Add(_) | Self::Cancel { .. } | Self::Replace { .. } => None,
+            Self::Add(_) | Self::Cancel { .. } | Self::Replace { .. } | Self::Signed(_) => None,
             Self::CancelAll { authority, .. }
             | Self::List { authority, .. }
             | Self::Halt { authority }

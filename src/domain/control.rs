@@ -13,6 +13,19 @@ pub struct Authority {
     pub valid_until: Micros,
 }
 
+/// What a gateway signs an order with, for a book that takes orders from gateways only. Checked by the book; the MAC itself
+/// was verified when the record was decoded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Drawn at random at each start of a gateway.
+    pub gateway: u64,
+    /// Grows with each order that this gateway signs for a partition, in the order in which it appends them: one that is
+    /// not above all before it was played again.
+    pub number: u64,
+    /// An order that the log stamped later than this is refused.
+    pub valid_until: Micros,
+}
+
 /// Passes a machine from one node to another (HANDOVER rule 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {

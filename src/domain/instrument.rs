@@ -10,6 +10,24 @@ pub struct TickBand {
     pub tick: u64,
 }
 
+/// From whom a book takes ADD and REPLACE; whoever may write to the log may send the rest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Admission {
+    /// From anyone.
+    #[default]
+    Open,
+    /// Only what a gateway of this cluster signed.
+    Gateway,
+}
+
+impl Admission {
+    #[allow(clippy::trivially_copy_pass_by_ref)] // serde's signature
+    fn is_open(&self) -> bool {
+        *self == Self::Open
+    }
+}
+
 /// The rules of one instrument. All prices are in minor units of `price_scale` decimals.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Instrument {
@@ -26,6 +44,9 @@ pub struct Instrument {
     pub limit_down: Option<Price>,
     /// Largest price x quantity of one order, in minor units.
     pub max_order_value: Option<u64>,
+    /// Last, and left out when open: records and snapshots of before it was there are read and written as they were.
+    #[serde(default, skip_serializing_if = "Admission::is_open")]
+    pub admission: Admission,
 }
 
 impl Instrument {
@@ -42,6 +63,15 @@ impl Instrument {
             limit_up: None,
             limit_down: None,
             max_order_value: None,
+            admission: Admission::Open,
+        }
+    }
+
+    /// The lowest rules version that knows what this instrument asks for: an older build must not take it for less.
+    pub fn rules_needed(&self) -> u32 {
+        match self.admission {
+            Admission::Open => 1,
+            Admission::Gateway => 2,
         }
     }
 
@@ -154,6 +184,39 @@ mod tests {
         assert_eq!((i.tick_at(Price(1_999)), i.tick_at(Price(2_000)), i.tick_at(Price(9_999))), (1, 5, 10));
         assert_eq!(i.check_price(Price(2_003)), Err(Reason::PriceNotOnTick));
         assert_eq!(i.check_price(Price(2_005)), Ok(()));
+    }
+
+    /// As it was before there was `admission`.
+    #[derive(serde::Serialize)]
+    struct Before {
+        price_scale: u8,
+        ticks: Vec<TickBand>,
+        lot_size: u64,
+        reference_price: Option<Price>,
+        limit_up: Option<Price>,
+        limit_down: Option<Price>,
+        max_order_value: Option<u64>,
+    }
+
+    #[test]
+    fn an_open_instrument_is_written_and_read_as_before_there_was_anything_else() {
+        let open = Instrument { limit_up: Some(Price(9)), ..Instrument::plain(2, 5, 10) };
+        let Instrument { price_scale, ticks, lot_size, reference_price, limit_up, limit_down, max_order_value, .. } =
+            open.clone();
+        let before = Before { price_scale, ticks, lot_size, reference_price, limit_up, limit_down, max_order_value };
+        // By place in snapshots, by name in LIST records.
+        for (old, new) in [
+            (rmp_serde::to_vec(&before), rmp_serde::to_vec(&open)),
+            (rmp_serde::to_vec_named(&before), rmp_serde::to_vec_named(&open)),
+        ] {
+            let old = old.unwrap();
+            assert_eq!(new.unwrap(), old);
+            assert_eq!(rmp_serde::from_slice::<Instrument>(&old).unwrap(), open);
+        }
+        let closed = Instrument { admission: Admission::Gateway, ..open };
+        for bytes in [rmp_serde::to_vec(&closed), rmp_serde::to_vec_named(&closed)] {
+            assert_eq!(rmp_serde::from_slice::<Instrument>(&bytes.unwrap()).unwrap(), closed);
+        }
     }
 
     #[test]

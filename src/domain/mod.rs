@@ -13,7 +13,7 @@ pub mod reason;
 pub use command::{Command, Input, NewOrder, OrderKind, SelfTrade, TimeInForce};
 pub use control::Authority;
 pub use ids::{NodeId, OrderId, Symbol, UserId};
-pub use instrument::Instrument;
+pub use instrument::{Admission, Instrument};
 pub use machine::Machine;
 pub use numbers::{Digest, Epoch, Micros, Offset, Origin, Price, Quantity, Seq, Side};
 pub use outbox::{Classes, Outbox, Seqs};

@@ -13,7 +13,7 @@
 mod reading;
 
 use super::ids::{OrderId, UserId};
-use super::instrument::Instrument;
+use super::instrument::{Admission, Instrument};
 use super::numbers::{Epoch, Micros, Offset, Origin, Price, Quantity, Seq, Side};
 use super::output::{Level, OrderLine, OrderUpdate, OutputBody, PartyLine, Trade};
 
@@ -54,9 +54,10 @@ pub struct Seqs {
 const FLAG_ANSWER: u8 = 1;
 const FLAG_END: u8 = 2;
 const HEADER: usize = 56;
-/// Room for any output: a listing has at most 56 + 37 + 4 + 2 + 16 x 16 + 40 bytes, a trade 56 + 32 + 17 + 2 x 90 + 20.
+/// Room for any output: a listing has at most 56 + 37 + 4 + 2 + 16 x 16 + 41 bytes, a trade 56 + 32 + 17 + 2 x 90 + 20.
 const OUTPUT_BYTES_MAX: usize = 448;
 
+const ADMISSION_GATEWAY: u8 = 1;
 const KIND_TRADE: u8 = 1;
 const KIND_ORDER: u8 = 2;
 const KIND_REFUSED: u8 = 3;
@@ -438,6 +439,10 @@ impl<'a> Writer<'a> {
         self.u64(i.limit_up.map_or(0, |p| p.0));
         self.u64(i.limit_down.map_or(0, |p| p.0));
         self.u64(i.max_order_value.unwrap_or(0));
+        // Nothing for "open": that is how it was before there was anything else.
+        if i.admission == Admission::Gateway {
+            self.u8(ADMISSION_GATEWAY);
+        }
     }
 }
 
@@ -477,7 +482,9 @@ mod tests {
         };
         let mut instrument = Instrument::plain(2, 5, 10);
         instrument.limit_up = Some(Price(500));
+        let closed = Instrument { admission: Admission::Gateway, ..instrument.clone() };
         vec![
+            OutputBody::Listed { instrument: closed, owner: NodeId::new("n1").unwrap(), rules_version: 2 },
             OutputBody::Listed { instrument, owner: NodeId::new("n1").unwrap(), rules_version: 1 },
             OutputBody::Order(order),
             OutputBody::Order(OrderUpdate { price: None, joined: None, reason: Some(Reason::NoLiquidity), ..order }),

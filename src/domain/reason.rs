@@ -57,6 +57,8 @@ reasons! {
     25 AlreadyHalted "already_halted" "trading in this symbol is halted already";
     26 NotHalted "not_halted" "trading in this symbol is not halted";
     27 Expired "expired" "its time came";
+    28 GatewayOnly "gateway_only" "this symbol takes new orders and replaces only from the exchange's own gateways";
+    29 SignatureVoid "signature_void" "its gateway's signature had run out or was used before; it touched nothing and can be sent again";
 }
 
 #[cfg(test)]

@@ -165,6 +165,6 @@ impl Book {
     }
 }
 
-fn refused(command: CommandKind, user: UserId, order_id: OrderId, reason: Reason, out: &mut Outbox) {
+pub(super) fn refused(command: CommandKind, user: UserId, order_id: OrderId, reason: Reason, out: &mut Outbox) {
     out.emit(&OutputBody::Refused { command, user: Some(user), order_id: Some(order_id), reason }, true);
 }

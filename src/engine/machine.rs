@@ -1,9 +1,11 @@
 //! The book as a machine: one record in, its outputs out.
 
+use super::amend::refused;
 use super::ids::Id;
 use super::orders::NONE;
 use super::sip::{LANES, Messages};
 use super::{Book, RULES_VERSION, snapshot};
+use crate::domain::command::{Signed, SignedOrder};
 use crate::domain::control::Fence;
 use crate::domain::machine::SnapshotError;
 use crate::domain::output::CommandKind;
@@ -27,7 +29,8 @@ impl Machine for Book {
 
     fn birth(input: &Input<Command>, out: &mut Outbox) -> Option<Self> {
         let Command::List { listing, .. } = &input.command else { return None };
-        if listing.instrument.check().is_err() || listing.rules_version == 0 || listing.rules_version > RULES_VERSION {
+        let known = listing.instrument.rules_needed()..=RULES_VERSION;
+        if listing.instrument.check().is_err() || !known.contains(&listing.rules_version) {
             return None;
         }
         let mut book = Self::new(listing.instrument.clone(), listing.id_key, listing.rules_version);
@@ -250,11 +253,19 @@ impl Book {
         out.begin(input.offset, input.at, input.origin);
         // One question after another, the likeliest first: a table of jumps is guessed wrong more often.
         if let Command::Add(order) = &input.command {
-            self.add(order, id, out);
+            if self.needs_signature {
+                self.refuse_unsigned(CommandKind::Add, &order.user, &order.order_id, out);
+            } else {
+                self.add(order, id, out);
+            }
         } else if let Command::Cancel { user, order_id } = &input.command {
             self.cancel(user, order_id, (id, guess), out);
         } else if let Command::Replace { user, order_id, price, quantity } = &input.command {
-            self.replace(user, order_id, (id, guess), *price, *quantity, out);
+            if self.needs_signature {
+                self.refuse_unsigned(CommandKind::Replace, user, order_id, out);
+            } else {
+                self.replace(user, order_id, (id, guess), *price, *quantity, out);
+            }
         } else if let Command::Tick { .. } | Command::Fence { .. } = &input.command {
             // Neither is answered: a TICK only moves the clock, a fence is the replica's.
             return;
@@ -264,10 +275,39 @@ impl Book {
         out.end();
     }
 
+    /// ADD or REPLACE with a gateway's signature.
+    #[inline(never)]
+    fn signed(&mut self, signed: &Signed, out: &mut Outbox) {
+        let (kind, user, order_id) = match &signed.order {
+            SignedOrder::Add(order) => (CommandKind::Add, &order.user, &order.order_id),
+            SignedOrder::Replace { user, order_id, .. } => (CommandKind::Replace, user, order_id),
+        };
+        if self.needs_signature
+            && let Err(reason) = self.stamps.spend(&signed.stamp, self.clock)
+        {
+            return refused(kind, *user, *order_id, reason, out);
+        }
+        let id = self.hasher.id(user, order_id);
+        match &signed.order {
+            SignedOrder::Add(order) => self.add(order, id, out),
+            SignedOrder::Replace { price, quantity, .. } => {
+                let guess = self.ids.guess(id).unwrap_or(NONE);
+                self.replace(user, order_id, (id, guess), *price, *quantity, out);
+            }
+        }
+    }
+
+    /// It touches nothing, the id included: else whoever may write to the log could use up the ids of others.
+    #[cold]
+    fn refuse_unsigned(&self, kind: CommandKind, user: &UserId, order_id: &OrderId, out: &mut Outbox) {
+        refused(kind, *user, *order_id, Reason::GatewayOnly, out);
+    }
+
     #[inline(never)]
     fn control(&mut self, command: &Command, out: &mut Outbox) {
         let refused = |command, reason| OutputBody::Refused { command, user: None, order_id: None, reason };
         let answer = match command {
+            Command::Signed(signed) => return self.signed(signed, out),
             Command::CancelAll { user, .. } => return self.cancel_all(*user, out),
             Command::List { .. } => refused(CommandKind::List, Reason::SymbolExists),
             Command::Halt { .. } if self.halted => refused(CommandKind::Halt, Reason::AlreadyHalted),
@@ -281,8 +321,8 @@ impl Book {
                 OutputBody::Resumed
             }
             Command::Rules { version, .. } if (1..=RULES_VERSION).contains(version) => {
-                self.rules_version = *version;
-                OutputBody::RulesSet { version: *version }
+                self.rules_version = self.instrument.rules_needed().max(*version);
+                OutputBody::RulesSet { version: self.rules_version }
             }
             Command::Rules { .. } => refused(CommandKind::Rules, Reason::RulesVersionUnknown),
             _ => OutputBody::SessionEnded,

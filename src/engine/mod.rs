@@ -14,6 +14,7 @@ mod orders;
 mod pages;
 mod sip;
 mod snapshot;
+mod stamps;
 mod table;
 
 use std::hash::Hasher as _;
@@ -24,12 +25,16 @@ pub use ids::FINISHED_MAX;
 use ids::{Hasher, Ids};
 use levels::{At, Levels};
 use orders::{NONE, Order, Orders};
+pub use stamps::GATEWAYS_MAX;
+use stamps::Stamps;
 
 use crate::domain::output::{Cause, Level, OrderLine, OrderType, Tif};
-use crate::domain::{Digest, Instrument, Micros, OrderId, OrderStatus, Outbox, Price, Quantity, Reason, Side, UserId};
+use crate::domain::{
+    Admission, Digest, Instrument, Micros, OrderId, OrderStatus, Outbox, Price, Quantity, Reason, Side, UserId,
+};
 
-/// The newest rules version that this build knows.
-pub const RULES_VERSION: u32 = 1;
+/// The newest rules version that this build knows: 1 is the first, 2 knows [`Admission::Gateway`].
+pub const RULES_VERSION: u32 = 2;
 /// Orders that may rest in one book: 4 million x about 150 bytes = 600 MB. It is a rule: every replica must refuse the same
 /// order. Only this library's own unit tests have a smaller one, so that a full book costs them nothing.
 pub const RESTING_MAX: usize = if cfg!(test) { 4_096 } else { 4_000_000 };
@@ -76,6 +81,10 @@ pub struct Book {
     hasher: Hasher,
     rules_version: u32,
     halted: bool,
+    /// Whether ADD and REPLACE need a gateway's signature.
+    needs_signature: bool,
+    /// Empty unless it does.
+    stamps: Stamps,
     clock: Micros,
     /// Given to the next order that joins a queue.
     next_rank: u64,
@@ -125,6 +134,8 @@ impl Book {
         let unit = instrument.ticks.iter().fold(0, |unit, band| gcd(unit, band.tick));
         Self {
             plain: Plain::of(&instrument),
+            needs_signature: instrument.admission == Admission::Gateway,
+            stamps: Stamps::default(),
             instrument,
             unit,
             hasher: Hasher::new(id_key),
@@ -146,6 +157,7 @@ impl Book {
     fn frozen(&mut self) -> Self {
         Self {
             instrument: self.instrument.clone(),
+            stamps: self.stamps.clone(),
             orders: self.orders.freeze(),
             ids: self.ids.freeze(),
             bids: self.bids.freeze(),
@@ -204,6 +216,11 @@ impl Book {
             h.write_u64(price.map_or(0, |p| p.0));
         }
         h.write_u64(i.max_order_value.unwrap_or(0));
+        // Nothing for others: their digests are what they were before there was anything else.
+        if self.needs_signature {
+            h.write_u8(1);
+            self.stamps.digest_into(&mut h);
+        }
         Digest(h.finish128().as_u128())
     }
 

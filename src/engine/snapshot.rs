@@ -10,20 +10,27 @@
 //! state digest (16 bytes)
 //! ```
 //!
+//! Format 2 is that of a book that takes orders from gateways only, and has behind the instrument:
+//!
+//! ```text
+//! gateways: number | id, highest number of an order, end of validity of each, by id
+//! ```
+//!
 //! Reading checks everything: a book that is decoded can only be one that was encoded.
 
 use std::collections::BTreeMap;
 
 use super::ids::{FINISHED_MAX, Ids};
 use super::orders::{Fresh, flags_are_valid};
-use super::{Book, RESTING_MAX, RULES_VERSION};
+use super::{Book, GATEWAYS_MAX, RESTING_MAX, RULES_VERSION};
 use crate::domain::machine::SnapshotError;
-use crate::domain::{Digest, Instrument, Machine, Micros, OrderId, Price, Quantity, Side, UserId};
+use crate::domain::{Admission, Digest, Instrument, Machine, Micros, OrderId, Price, Quantity, Side, UserId};
 
-const FORMAT: u64 = 1;
+const FORMAT_OPEN: u64 = 1;
+const FORMAT_GATEWAY: u64 = 2;
 
 pub(super) fn encode(book: &Book, b: &mut Vec<u8>) {
-    put(b, FORMAT);
+    put(b, if book.needs_signature { FORMAT_GATEWAY } else { FORMAT_OPEN });
     put(b, book.rules_version.into());
     put(b, book.halted.into());
     put(b, book.clock.0);
@@ -33,6 +40,12 @@ pub(super) fn encode(book: &Book, b: &mut Vec<u8>) {
     put(b, quantity);
     b.extend_from_slice(&book.hasher.key().to_le_bytes());
     put_text(b, &rmp_serde::to_vec(&book.instrument).unwrap_or_default());
+    if book.needs_signature {
+        put(b, book.stamps.len() as u64);
+        for (gateway, number, until) in book.stamps.iter() {
+            [gateway, number, until.0].into_iter().for_each(|n| put(b, n));
+        }
+    }
     put(b, book.ids.finished());
     let remembered: Vec<_> = book.ids.remembered().map(|(_, id)| id).collect();
     put(b, remembered.len() as u64);
@@ -217,8 +230,8 @@ impl<'a> Reader<'a> {
 pub(super) fn decode(bytes: &[u8]) -> Result<Book, SnapshotError> {
     let mut r = Reader { bytes, whole: bytes.len() };
     let format = r.number()?;
-    if format > FORMAT {
-        return Err(SnapshotError::Newer { found: format.min(u32::MAX.into()) as u32, known: FORMAT as u32 });
+    if format > FORMAT_GATEWAY {
+        return Err(SnapshotError::Newer { found: format.min(u32::MAX.into()) as u32, known: FORMAT_GATEWAY as u32 });
     }
     if format == 0 {
         return Err(damaged("format"));
@@ -240,7 +253,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Book, SnapshotError> {
     let key = r.u128()?;
     let instrument: Instrument = rmp_serde::from_slice(r.text()?).map_err(|_| damaged("instrument"))?;
     instrument.check().map_err(damaged)?;
+    if rules < instrument.rules_needed() || (format == FORMAT_GATEWAY) != (instrument.admission == Admission::Gateway) {
+        return Err(damaged("format and instrument disagree"));
+    }
     let mut book = Book::new(instrument, key, rules);
+    if book.needs_signature {
+        read_stamps(&mut r, &mut book)?;
+    }
     (book.halted, book.clock, book.next_rank) = (halted, clock, next_rank);
     book.last_trade = (last_price.0 != 0).then_some((last_price, last_quantity));
     let (finished, remembered) = read_finished(&mut r)?;
@@ -254,6 +273,16 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Book, SnapshotError> {
         return Err(SnapshotError::Digest { stated, computed });
     }
     Ok(book)
+}
+
+fn read_stamps(r: &mut Reader<'_>, book: &mut Book) -> Result<(), SnapshotError> {
+    for _ in 0..r.count(3, GATEWAYS_MAX)? {
+        let (gateway, number, until) = (r.number()?, r.number()?, Micros(r.number()?));
+        if !book.stamps.restore(gateway, number, until) {
+            return Err(damaged("order of gateways"));
+        }
+    }
+    Ok(())
 }
 
 fn read_finished(r: &mut Reader<'_>) -> Result<(u64, Vec<[u64; 2]>), SnapshotError> {

@@ -5,6 +5,7 @@
 //! needed. The rules in a trader's words are in docs/matching.md.
 
 mod checks;
+mod gateways;
 mod state;
 mod words;
 
@@ -13,9 +14,11 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use crate::domain::command::Listing;
 use crate::domain::output::{Cause, CommandKind, Level};
 use crate::domain::{
-    Command, Instrument, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity, Reason, SelfTrade,
-    Side, TimeInForce, UserId,
+    Admission, Command, Instrument, Micros, NewOrder, OrderId, OrderKind, OrderStatus, OutputBody, Price, Quantity,
+    Reason, SelfTrade, Side, TimeInForce, UserId,
 };
+use gateways::Gateways;
+pub use gateways::{GATEWAYS_MAX, NaiveGateway};
 use state::Remembered;
 pub use state::{NaiveState, id_hash};
 use words::{arriving, ended, outcome, refused, resting, trade_of};
@@ -25,7 +28,7 @@ pub const FINISHED_MAX: usize = 65_536;
 /// Orders that may rest.
 pub const RESTING_MAX: usize = 4_000_000;
 /// The newest rules version.
-pub const RULES_VERSION: u32 = 1;
+pub const RULES_VERSION: u32 = 2;
 
 /// What is said to one record: the bodies in order, and which one answers it.
 pub type Said = Vec<(OutputBody, bool)>;
@@ -70,6 +73,7 @@ pub struct NaiveBook {
     endings: u64,
     /// Key of the hashes under which snapshots keep finished ids.
     id_key: u128,
+    gateways: Gateways,
 }
 
 /// How trading ended for the incoming order.
@@ -98,7 +102,9 @@ struct Taker {
 impl NaiveBook {
     /// The book that a LIST record makes, and what it says; `None` if the listing makes no sense.
     pub fn birth(listing: &Listing) -> Option<(Self, Said)> {
-        if listing.instrument.check().is_err() || !(1..=RULES_VERSION).contains(&listing.rules_version) {
+        let is_known = (1..=RULES_VERSION).contains(&listing.rules_version);
+        if listing.instrument.check().is_err() || !is_known || listing.rules_version < listing.instrument.rules_needed()
+        {
             return None;
         }
         let book = Self {
@@ -115,6 +121,7 @@ impl NaiveBook {
             remembered: Remembered::default(),
             endings: 0,
             id_key: listing.id_key,
+            gateways: Gateways::new(),
         };
         let listed = OutputBody::Listed {
             instrument: listing.instrument.clone(),
@@ -152,8 +159,26 @@ impl NaiveBook {
         levels
     }
 
-    /// Applies one record.
-    pub fn apply(&mut self, command: &Command) -> Said {
+    /// Applies one record. `clock`: the highest append time of a record that the book was given, this one's included.
+    pub fn apply(&mut self, command: &Command, clock: Micros) -> Said {
+        match (self.instrument.admission, command) {
+            (Admission::Gateway, Command::Add(NewOrder { user, order_id, .. })) => {
+                vec![refused(CommandKind::Add, (*user, *order_id), Reason::GatewayOnly)]
+            }
+            (Admission::Gateway, Command::Replace { user, order_id, .. }) => {
+                vec![refused(CommandKind::Replace, (*user, *order_id), Reason::GatewayOnly)]
+            }
+            (Admission::Gateway, Command::Signed(signed)) if !gateways::is_good(&mut self.gateways, signed, clock) => {
+                let (kind, id) = gateways::names(signed);
+                vec![refused(kind, id, Reason::SignatureVoid)]
+            }
+            (_, Command::Signed(signed)) => self.admitted(&signed.order.command()),
+            (_, command) => self.admitted(command),
+        }
+    }
+
+    /// Applies a record that the book takes from whom it comes.
+    fn admitted(&mut self, command: &Command) -> Said {
         let mut said = Said::new();
         let refused = |command, reason| (OutputBody::Refused { command, user: None, order_id: None, reason }, true);
         match command {
@@ -175,12 +200,14 @@ impl NaiveBook {
                 said.push((OutputBody::Resumed, true));
             }
             Command::Rules { version, .. } if (1..=RULES_VERSION).contains(version) => {
-                self.rules_version = *version;
-                said.push((OutputBody::RulesSet { version: *version }, true));
+                // Never below what the instrument needs.
+                self.rules_version =
+                    if *version < self.instrument.rules_needed() { self.instrument.rules_needed() } else { *version };
+                said.push((OutputBody::RulesSet { version: self.rules_version }, true));
             }
             Command::Rules { .. } => said.push(refused(CommandKind::Rules, Reason::RulesVersionUnknown)),
             Command::Session { .. } => said.push((OutputBody::SessionEnded, true)),
-            Command::Tick { .. } | Command::Fence { .. } => {}
+            Command::Tick { .. } | Command::Fence { .. } | Command::Signed(_) => {}
         }
         said
     }

@@ -57,10 +57,35 @@ struct FenceBody {
     to: NodeId,
 }
 
+/// What a record is signed as: each has a key of its own, so that none can pass for another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    Control,
+    /// See [`super::signed`].
+    Order,
+}
+
+/// The keys from one secret, ready to be used.
+#[derive(Clone)]
+struct Keys {
+    id: u32,
+    control: Hmac<Sha256>,
+    order: Hmac<Sha256>,
+}
+
+impl Keys {
+    fn of(&self, purpose: Purpose) -> Hmac<Sha256> {
+        match purpose {
+            Purpose::Control => self.control.clone(),
+            Purpose::Order => self.order.clone(),
+        }
+    }
+}
+
 /// The cluster's keys: one to sign with, and every one that the retained log may still need to be checked with.
 #[derive(Clone)]
 pub struct Keyring {
-    keys: Vec<(u32, [u8; 32])>,
+    keys: Vec<Keys>,
 }
 
 impl std::fmt::Debug for Keyring {
@@ -81,7 +106,11 @@ impl Keyring {
     pub fn accept(&mut self, secret: &[u8]) {
         let key = derive(secret, b"hotbook control records v1");
         let id = Sha256::digest(key);
-        self.keys.push((u32::from_le_bytes([id[0], id[1], id[2], id[3]]), key));
+        self.keys.push(Keys {
+            id: u32::from_le_bytes([id[0], id[1], id[2], id[3]]),
+            control: hmac(&key),
+            order: hmac(&derive(secret, b"hotbook gateway orders v1")),
+        });
     }
 
     /// Signs a record for `symbol` in `partition`, good once, until `now` + [`VALID_US`].
@@ -103,17 +132,22 @@ impl Keyring {
         now: Micros,
         nonce: [u8; 16],
     ) -> Bytes {
+        let (action, valid_until) = (control.action(), now.0 + VALID_US);
         let body = write_body(&control);
-        let (key_id, key) = &self.keys[0];
-        let valid_until = now.0 + VALID_US;
-        let mac = sign(key, &Signed { action: control.action(), symbol, partition, body: &body, nonce, valid_until });
+        self.sign(Purpose::Control, &Parts { action, symbol, partition, body: &body, nonce, valid_until })
+    }
+
+    /// The record of these parts with their MAC.
+    pub(super) fn sign(&self, purpose: Purpose, parts: &Parts<'_>) -> Bytes {
+        let keys = &self.keys[0];
+        let mac = parts.put_into(keys.of(purpose)).finalize().into_bytes();
         let wire = Wire {
-            action: control.action(),
-            symbol: symbol.as_str(),
-            body: Some(&body),
-            key_id: Some(*key_id),
-            nonce: Some(&nonce),
-            valid_until: Some(valid_until),
+            action: parts.action,
+            symbol: parts.symbol.as_str(),
+            body: Some(parts.body),
+            key_id: Some(keys.id),
+            nonce: Some(&parts.nonce),
+            valid_until: Some(parts.valid_until),
             mac: Some(&mac),
             ..Wire::default()
         };
@@ -123,35 +157,45 @@ impl Keyring {
 
 /// A key for one purpose from the cluster's secret.
 pub fn derive(secret: &[u8], purpose: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(secret).unwrap_or_else(|_| unreachable!("HMAC takes any key length"));
+    let mut mac = hmac(secret);
     mac.update(purpose);
     mac.finalize().into_bytes().into()
 }
 
-struct Signed<'a> {
-    action: &'a str,
-    symbol: &'a Symbol,
-    partition: u32,
-    body: &'a [u8],
-    nonce: [u8; 16],
-    valid_until: u64,
+fn hmac(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes any key length"))
 }
 
-fn hmac_of(key: &[u8; 32], s: &Signed<'_>) -> Hmac<Sha256> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes any key length"));
-    // Lengths go first, so that no two different records give the same bytes.
-    for part in [s.action.as_bytes(), s.symbol.as_bytes(), s.body] {
-        mac.update(&(part.len() as u64).to_le_bytes());
-        mac.update(part);
+/// What a MAC covers.
+pub(super) struct Parts<'a> {
+    pub action: &'a str,
+    pub symbol: &'a Symbol,
+    pub partition: u32,
+    pub body: &'a [u8],
+    pub nonce: [u8; 16],
+    pub valid_until: u64,
+}
+
+impl Parts<'_> {
+    fn put_into(&self, mut mac: Hmac<Sha256>) -> Hmac<Sha256> {
+        // Lengths go first, so that no two different records give the same bytes.
+        for part in [self.action.as_bytes(), self.symbol.as_bytes(), self.body] {
+            mac.update(&(part.len() as u64).to_le_bytes());
+            mac.update(part);
+        }
+        mac.update(&self.partition.to_le_bytes());
+        mac.update(&self.nonce);
+        mac.update(&self.valid_until.to_le_bytes());
+        mac
     }
-    mac.update(&s.partition.to_le_bytes());
-    mac.update(&s.nonce);
-    mac.update(&s.valid_until.to_le_bytes());
-    mac
 }
 
-fn sign(key: &[u8; 32], s: &Signed<'_>) -> [u8; 32] {
-    hmac_of(key, s).finalize().into_bytes().into()
+/// What is left of a record once its MAC was found good.
+pub(super) struct Verified<'a> {
+    pub symbol: Symbol,
+    pub body: &'a [u8],
+    pub nonce: [u8; 16],
+    pub valid_until: Micros,
 }
 
 fn write_body(control: &Control) -> Vec<u8> {
@@ -170,17 +214,28 @@ fn write_body(control: &Control) -> Vec<u8> {
     written.unwrap_or_default()
 }
 
-/// Checks the MAC and reads the record.
-pub(super) fn decode(wire: &Wire<'_>, partition: u32, keyring: &Keyring) -> Result<(Symbol, Command), BadRecord> {
+/// Checks a record's MAC.
+pub(super) fn verify<'a>(
+    wire: &Wire<'a>,
+    partition: u32,
+    keyring: &Keyring,
+    purpose: Purpose,
+) -> Result<Verified<'a>, BadRecord> {
     let symbol = symbol(wire)?;
     let body = wire.body.ok_or(BadRecord::Missing { field: "body" })?;
     let valid_until = wire.valid_until.ok_or(BadRecord::Missing { field: "valid_until" })?;
     let nonce = wire.nonce.and_then(|n| <[u8; 16]>::try_from(n).ok()).ok_or(BadRecord::Missing { field: "nonce" })?;
     let mac = wire.mac.ok_or(BadRecord::Missing { field: "mac" })?;
-    let key = keyring.keys.iter().find(|(id, _)| Some(*id) == wire.key_id).ok_or(BadRecord::Forged)?;
-    let signed = Signed { action: wire.action, symbol: &symbol, partition, body, nonce, valid_until };
-    hmac_of(&key.1, &signed).verify_slice(mac).map_err(|_| BadRecord::Forged)?;
-    let authority = Authority { nonce: u128::from_le_bytes(nonce), valid_until: Micros(valid_until) };
+    let keys = keyring.keys.iter().find(|keys| Some(keys.id) == wire.key_id).ok_or(BadRecord::Forged)?;
+    let parts = Parts { action: wire.action, symbol: &symbol, partition, body, nonce, valid_until };
+    parts.put_into(keys.of(purpose)).verify_slice(mac).map_err(|_| BadRecord::Forged)?;
+    Ok(Verified { symbol, body, nonce, valid_until: Micros(valid_until) })
+}
+
+/// Checks the MAC and reads the record.
+pub(super) fn decode(wire: &Wire<'_>, partition: u32, keyring: &Keyring) -> Result<(Symbol, Command), BadRecord> {
+    let Verified { symbol, body, nonce, valid_until } = verify(wire, partition, keyring, Purpose::Control)?;
+    let authority = Authority { nonce: u128::from_le_bytes(nonce), valid_until };
     Ok((symbol, read_body(wire.action, body, authority)?))
 }
 

@@ -7,6 +7,7 @@ pub mod events;
 pub mod json;
 pub mod orders;
 pub mod rpc;
+mod signed;
 
 use crate::domain::{Command, Micros, Symbol};
 pub use control::{Control, Keyring};
@@ -22,7 +23,7 @@ pub enum BadRecord {
     Missing { field: &'static str },
     #[error("field {field} is not usable: {what}")]
     Invalid { field: &'static str, what: String },
-    #[error("control record's signature is wrong or its key is not known")]
+    #[error("signature is wrong or its key is not known")]
     Forged,
     #[error("key names {key}, body names {body}")]
     KeyMismatch { key: String, body: Symbol },
@@ -75,7 +76,11 @@ pub fn decode_for(
     }
     let wire: orders::Wire<'_> =
         rmp_serde::from_slice(value).map_err(|e| BadRecord::Malformed { what: e.to_string() })?;
-    if wire.mac.is_some() { control::decode(&wire, partition, keyring) } else { orders::decode(&wire) }
+    match wire.mac {
+        Some(_) if signed::is_order(&wire) => signed::decode(&wire, partition, keyring),
+        Some(_) => control::decode(&wire, partition, keyring),
+        None => orders::decode(&wire),
+    }
 }
 
 /// A time as RFC 3339 text, in UTC.

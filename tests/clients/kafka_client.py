@@ -1,6 +1,6 @@
 """Another program's way into the exchange: orders put on Kafka by Python's confluent-kafka, fills read from there.
 
-    kafka_client.py BROKERS PARTITIONS trade|misplaced|poison
+    kafka_client.py BROKERS PARTITIONS trade|misplaced|poison|outside
 
 Prints one line of JSON, or fails with what was not as it must be.
 """
@@ -207,4 +207,31 @@ def poison():
     return {"dead_letters": told, "fills": len(fills)}
 
 
-print(json.dumps({"trade": trade, "misplaced": misplaced, "poison": poison}[VERB]()))
+def outside():
+    """Tries to trade in GATE, which takes orders from gateways only, with `held`, which rests there."""
+    outbox, symbol = Outbox(partitioner="murmur2_random"), "GATE"
+    here = right_partition(symbol)
+
+    def of_gateways(messages):
+        return [m for m in messages if m.key() == symbol.encode() and b"\xa3mac" in m.value() and b"\xa3ADD" in m.value()]
+
+    signed = of_gateways(read("orders", of_gateways, PARTITIONS))[0].value()
+    changed = bytearray(signed)
+    changed[len(changed) // 2] ^= 1
+    for name, value in {
+        "minor": minor("ADD", symbol, "m", "mallory", True, 10_000, 1),
+        "decimal": decimal(symbol, "d", "mallory", "BUY", "100.00", 1),
+        "replace": json.dumps({"action": "REPLACE", "symbol": symbol, "order_id": "held", "user_id": "seller", "price": 1}),
+        "copied": signed,
+    }.items():
+        outbox.put(name, value, symbol)
+    outbox.put("changed", bytes(changed), symbol, here)
+    outbox.put("elsewhere", signed, symbol, (here + 1) % PARTITIONS)
+    outbox.flush()
+    forged = {name: outbox.at[name] for name in ["changed", "elsewhere"]}
+    found = letters(forged)(len(forged))
+    assert {letter["code"] for letter in found.values()} == {"forged"}, found
+    return {"dead_letters": len(found)}
+
+
+print(json.dumps({"trade": trade, "misplaced": misplaced, "poison": poison, "outside": outside}[VERB]()))

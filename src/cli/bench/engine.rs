@@ -19,7 +19,7 @@ use crate::actors::book::BATCH_RECORDS_MAX;
 use crate::cli::flow;
 use crate::cli::flow_file::{self, FlowHeader, FlowRecord};
 use crate::clock::thread_cpu_ns;
-use crate::domain::{Command, Epoch, Input, Machine, OrderId, Outbox, Output, OutputBody, Seqs};
+use crate::domain::{Command, Epoch, Input, Machine, Micros, OrderId, Outbox, Output, OutputBody, Seqs};
 use crate::engine::Book;
 use crate::migration::naive::NaiveBook;
 use crate::ports::log::partition_of;
@@ -198,7 +198,7 @@ fn naive_rate(header: &FlowHeader, records: &[FlowRecord]) -> f64 {
         let commands: Vec<_> = part.iter().map(command).collect();
         let started = thread_cpu_ns();
         for (symbol, command) in &commands {
-            std::hint::black_box(books[*symbol].apply(command));
+            std::hint::black_box(books[*symbol].apply(command, Micros(0)));
         }
         spent = thread_cpu_ns() - started;
     }

@@ -1,11 +1,11 @@
 //! Reads what [`Outbox`](super::Outbox) wrote.
 
 use super::{
-    Classes, FLAG_ANSWER, FLAG_END, HEADER, KIND_ALL_CANCELED, KIND_HALTED, KIND_LISTED, KIND_ORDER, KIND_REFUSED,
-    KIND_RESUMED, KIND_RULES_SET, KIND_SESSION_ENDED, KIND_TRADE,
+    ADMISSION_GATEWAY, Classes, FLAG_ANSWER, FLAG_END, HEADER, KIND_ALL_CANCELED, KIND_HALTED, KIND_LISTED, KIND_ORDER,
+    KIND_REFUSED, KIND_RESUMED, KIND_RULES_SET, KIND_SESSION_ENDED, KIND_TRADE,
 };
 use crate::domain::ids::{NodeId, OrderId, UserId};
-use crate::domain::instrument::{Instrument, TickBand};
+use crate::domain::instrument::{Admission, Instrument, TickBand};
 use crate::domain::numbers::{Epoch, Micros, Offset, Origin, Price, Quantity, Seq, Side};
 use crate::domain::output::{
     Cause, CommandKind, Level, OrderStatus, OrderType, OrderUpdate, Output, OutputBody, Party, Tif, Trade,
@@ -227,7 +227,16 @@ impl<'a> Reader<'a> {
             limit_up: optional()?.map(Price),
             limit_down: optional()?.map(Price),
             max_order_value: optional()?,
+            admission: self.admission()?,
         })
+    }
+
+    /// What a listing ends with, if it does not take orders from anyone.
+    fn admission(&mut self) -> Result<Admission, BadOutput> {
+        if self.0.is_empty() {
+            return Ok(Admission::Open);
+        }
+        if self.u8()? == ADMISSION_GATEWAY { Ok(Admission::Gateway) } else { Err(BadOutput) }
     }
 
     fn body(&mut self, kind: u8) -> Result<OutputBody, BadOutput> {

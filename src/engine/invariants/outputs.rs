@@ -46,6 +46,7 @@ impl Watch {
     /// What a command brings in before it trades; gives the id that may trade as a taker.
     fn enter(&mut self, command: &Command, answer: Option<&OutputBody>) -> Result<Option<Id>, String> {
         match (command, answer) {
+            (Command::Signed(signed), _) => self.enter(&signed.order.command(), answer),
             (Command::Add(order), Some(OutputBody::Order(_))) => {
                 let id = (order.user, order.order_id);
                 let quantity = order.quantity.0;

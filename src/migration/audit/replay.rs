@@ -138,7 +138,8 @@ impl Replay {
         }
         self.clock = self.clock.max(record.at);
         self.book_clock = self.book_clock.max(record.at);
-        let said = self.book.as_mut().map_or_else(Said::new, |book| book.apply(&command));
+        let clock = self.book_clock;
+        let said = self.book.as_mut().map_or_else(Said::new, |book| book.apply(&command, clock));
         self.write(record, &said, expected);
         Applied::Command
     }

@@ -62,6 +62,9 @@ pub fn compare(raw: &RawSnapshot, theirs: &NaiveState, replay: &Replay) -> Resul
     if raw.nonces != nonces {
         return differs("number of unexpired nonces", &raw.nonces.len(), &nonces.len());
     }
+    if theirs.gateways != ours.gateways {
+        return differs("gateways", &theirs.gateways, &ours.gateways);
+    }
     if (theirs.endings, &theirs.finished) != (ours.endings, &ours.finished) {
         return differs("number of endings", &theirs.endings, &ours.endings);
     }

@@ -9,15 +9,18 @@
 //! users: number, texts | user of each order | order ids: 0 and a text, or 1 and the 16 bytes of a UUID
 //! state digest (16 bytes)
 //! ```
+//! Format 2, of a book that takes orders from gateways only, has `gateways: number | id, highest number, until of each` behind
+//! the instrument.
 
 use std::hash::Hasher;
 
 use siphasher::sip128::{Hasher128, SipHasher13};
 
-use crate::domain::{Digest, Micros, OrderId, Price, Quantity, SelfTrade, Side, UserId};
-use crate::migration::naive::{NaiveOrder, NaiveState, id_hash};
+use crate::domain::{Admission, Digest, Instrument, Micros, OrderId, Price, Quantity, SelfTrade, Side, UserId};
+use crate::migration::naive::{NaiveGateway, NaiveOrder, NaiveState, id_hash};
 
 const FORMAT: u64 = 1;
+const FORMAT_WITH_GATEWAYS: u64 = 2;
 const FLAG_SELL: u8 = 1;
 const FLAG_POST_ONLY: u8 = 2;
 const SELF_TRADES: [SelfTrade; 5] =
@@ -30,8 +33,8 @@ const SELF_TRADES: [SelfTrade; 5] =
 pub fn decode(bytes: &[u8]) -> Result<(NaiveState, Digest), String> {
     let mut r = Reader(bytes);
     let format = r.number()?;
-    if format != FORMAT {
-        return Err(format!("state has format {format}, the auditor reads {FORMAT}"));
+    if format != FORMAT && format != FORMAT_WITH_GATEWAYS {
+        return Err(format!("state has format {format}, the auditor reads {FORMAT} and {FORMAT_WITH_GATEWAYS}"));
     }
     let rules_version = r.small()?;
     let halted = r.number()? != 0;
@@ -39,7 +42,11 @@ pub fn decode(bytes: &[u8]) -> Result<(NaiveState, Digest), String> {
     let next_rank = r.number()?;
     let (price, quantity) = (Price(r.number()?), Quantity(r.number()?));
     let id_key = r.u128()?;
-    let instrument = rmp_serde::from_slice(r.text()?).map_err(|e| format!("instrument: {e}"))?;
+    let instrument: Instrument = rmp_serde::from_slice(r.text()?).map_err(|e| format!("instrument: {e}"))?;
+    if (instrument.admission == Admission::Gateway) != (format == FORMAT_WITH_GATEWAYS) {
+        return Err(format!("state has format {format}, its instrument another"));
+    }
+    let gateways = if format == FORMAT_WITH_GATEWAYS { r.gateways()? } else { Vec::new() };
     let endings = r.number()?;
     let count = r.count()?;
     let finished = (0..count).map(|_| r.u128()).collect::<Result<Vec<_>, _>>()?;
@@ -60,6 +67,7 @@ pub fn decode(bytes: &[u8]) -> Result<(NaiveState, Digest), String> {
         endings,
         finished,
         orders,
+        gateways,
     };
     Ok((state, stated))
 }
@@ -99,6 +107,17 @@ impl<'a> Reader<'a> {
             return Err("a count is larger than what is there".into());
         }
         Ok(n as usize)
+    }
+
+    fn gateways(&mut self) -> Result<Vec<NaiveGateway>, String> {
+        let count = self.count()?;
+        let gateways: Vec<_> = (0..count)
+            .map(|_| {
+                let (id, highest_number) = (self.number()?, self.number()?);
+                Ok(NaiveGateway { id, highest_number, until: Micros(self.number()?) })
+            })
+            .collect::<Result<_, String>>()?;
+        if gateways.is_sorted_by(|a, b| a.id < b.id) { Ok(gateways) } else { Err("gateways are out of order".into()) }
     }
 
     fn u128(&mut self) -> Result<u128, String> {
@@ -245,5 +264,12 @@ pub fn state_digest(s: &NaiveState) -> Digest {
         h.write_u64(price.map_or(0, |p| p.0));
     }
     h.write_u64(i.max_order_value.unwrap_or(0));
+    if i.admission == Admission::Gateway {
+        h.write_u8(1);
+        h.write_usize(s.gateways.len());
+        for g in &s.gateways {
+            [g.id, g.highest_number, g.until.0].into_iter().for_each(|n| h.write_u64(n));
+        }
+    }
     Digest(h.finish128().as_u128())
 }

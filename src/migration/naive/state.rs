@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use siphasher::sip128::{Hash128, SipHasher13};
 
-use super::{Id, NaiveBook, NaiveOrder};
+use super::{Id, NaiveBook, NaiveGateway, NaiveOrder};
 use crate::domain::{Instrument, Micros, OrderId, Price, Quantity, UserId};
 
 /// All of a book that can influence its future.
@@ -25,6 +25,8 @@ pub struct NaiveState {
     pub finished: Vec<u128>,
     /// By queue rank.
     pub orders: Vec<NaiveOrder>,
+    /// By id; none unless the instrument takes orders from gateways only.
+    pub gateways: Vec<NaiveGateway>,
 }
 
 /// Finished ids of which only the hash is known.
@@ -75,6 +77,7 @@ impl NaiveBook {
             endings: self.endings,
             finished: self.remembered.oldest_first.iter().copied().chain(since).collect(),
             orders: self.open_orders(),
+            gateways: self.gateways.clone(),
         }
     }
 
@@ -102,6 +105,7 @@ impl NaiveBook {
             },
             endings: state.endings,
             id_key: state.id_key,
+            gateways: state.gateways.clone(),
         };
         for order in &state.orders {
             book.places.insert((order.user, order.order_id), (order.side, order.price));

@@ -76,6 +76,8 @@ pub fn status_of_reason(reason: Reason) -> u16 {
         | Reason::AlreadyHalted
         | Reason::NotHalted
         | Reason::RulesVersionUnknown
+        | Reason::GatewayOnly
+        | Reason::SignatureVoid
         | Reason::BookFull => 409,
         _ => 400,
     }
