@@ -113,45 +113,16 @@ pub struct Signed {
 #[repr(C, u8)]
 pub enum Command {
     Add(NewOrder),
-    Cancel {
-        user: UserId,
-        order_id: OrderId,
-    },
-    Replace {
-        user: UserId,
-        order_id: OrderId,
-        price: Option<Price>,
-        quantity: Option<Quantity>,
-    },
-    CancelAll {
-        user: UserId,
-        authority: Authority,
-    },
-    List {
-        listing: Box<Listing>,
-        authority: Authority,
-    },
-    Halt {
-        authority: Authority,
-    },
-    Resume {
-        authority: Authority,
-    },
-    Rules {
-        version: u32,
-        authority: Authority,
-    },
-    Session {
-        authority: Authority,
-    },
-    Tick {
-        authority: Authority,
-    },
-    Fence {
-        fence: Box<Fence>,
-        authority: Authority,
-    },
-    /// ADD or REPLACE for a book that takes them from gateways only.
+    Cancel { user: UserId, order_id: OrderId },
+    Replace { user: UserId, order_id: OrderId, price: Option<Price>, quantity: Option<Quantity> },
+    CancelAll { user: UserId, authority: Authority },
+    List { listing: Box<Listing>, authority: Authority },
+    Halt { authority: Authority },
+    Resume { authority: Authority },
+    Rules { version: u32, authority: Authority },
+    Session { authority: Authority },
+    Tick { authority: Authority },
+    Fence { fence: Box<Fence>, authority: Authority },
     Signed(Box<Signed>),
 }
 
