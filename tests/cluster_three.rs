@@ -106,6 +106,14 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
     let admin = gateway.served().token("root", &["admin"]).await;
     let trader = gateway.served().token("ann", &["trader"]).await;
     gateway.until_sees(&admin, &["n1", "n2"]).await;
+    for process in engines.iter().chain([&gateway]) {
+        for path in ["/health/live", "/health/ready"] {
+            let (status, said) = process.served().call("GET", path, None, Value::Null).await;
+            assert_eq!(status, 200, "{} says {said} at {path}", process.name);
+        }
+    }
+    let (status, _) = engines[0].served().call("GET", "/orderbook/AAA", None, Value::Null).await;
+    assert_eq!(status, 404, "an engine has no edge for traders");
     gateway.served().list(&["AAA", "BBB"], &admin).await;
     let homes = gateway.homes(&admin).await;
     assert!(homes.values().any(|h| h == "n1") && homes.values().any(|h| h == "n2"), "{homes:?}");

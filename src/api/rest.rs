@@ -40,9 +40,12 @@ pub fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/orders").post(add).get(market::open_orders))
         .service(web::resource("/orders/{id}").get(market::order).put(replace).delete(cancel))
-        .service(web::resource("/auth/dev-token").post(dev_token))
-        .service(web::resource("/health/live").get(live))
-        .service(web::resource("/health/ready").get(ready));
+        .service(web::resource("/auth/dev-token").post(dev_token));
+}
+
+/// What a process is asked by whoever keeps it running, whatever its role.
+pub fn health(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/health/live").get(live)).service(web::resource("/health/ready").get(ready));
 }
 
 /// How a command went by the deadline.

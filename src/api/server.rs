@@ -90,6 +90,7 @@ pub async fn start(
                     trading(app)
                 }
             })
+            .configure(rest::health)
             .configure(admin::routes)
             .configure(migrations::routes)
             .configure(pages::routes)

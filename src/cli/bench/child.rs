@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, bail};
 use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
+use crate::clock;
+
 const START_WITHIN: Duration = Duration::from_secs(20);
 const STOP_WITHIN: Duration = Duration::from_secs(120);
 const LOOK: Duration = Duration::from_millis(10);
@@ -37,6 +39,11 @@ impl ServerProcess {
 
     pub fn url(&self, scheme: &str) -> String {
         format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// CPU time that it has used so far.
+    pub fn cpu_ns(&self) -> Option<u64> {
+        clock::cpu_ns_of(self.process.id())
     }
 
     /// Waits until it takes connections.

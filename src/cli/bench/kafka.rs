@@ -6,7 +6,6 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,16 +18,13 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use rdkafka::{ClientConfig, TopicPartitionList};
 use serde::Serialize;
 
-use super::load;
+use super::{load, on_kafka};
 use crate::actors::exchange::{Exchange, ExchangeConfig};
 use crate::actors::gateway::Answer;
 use crate::actors::router::Submit;
 use crate::domain::{Side, Symbol};
-use crate::ports::Parts;
-use crate::ports::log::kafka::{KafkaLog, KafkaOptions, NewTopics, init_topics};
+use crate::ports::log::kafka::KafkaOptions;
 use crate::ports::log::{Topic, partition_of};
-use crate::ports::routes::local::LocalRoutes;
-use crate::ports::snapshots::folder::FolderSnapshots;
 
 const WITHIN: Duration = Duration::from_secs(60);
 /// Orders sent before one is timed: connections are made, code is warm.
@@ -106,26 +102,10 @@ pub fn run(args: &KafkaArgs) -> anyhow::Result<()> {
 }
 
 async fn measure(args: &KafkaArgs) -> anyhow::Result<(Vec<Figures>, Vec<Figures>)> {
-    let mut random = [0u8; 4];
-    getrandom::fill(&mut random).context("randomness")?;
-    let of_run = |who: &str| KafkaOptions {
-        topic_prefix: format!("bench-{}-{who}-", hex::encode(random)),
-        ..KafkaOptions::new(&args.brokers)
-    };
-    let new = NewTopics {
-        partitions: 1,
-        replication: args.replication,
-        min_insync_replicas: args.replication.saturating_sub(1).max(1),
-    };
-    for who in ["exchange", "bare"] {
-        init_topics(&of_run(who), &new).await?;
-    }
+    let ours = on_kafka::make_topics(&args.brokers, "exchange", 1, args.replication).await?;
+    let bare = on_kafka::make_topics(&args.brokers, "bare", 1, args.replication).await?;
     let folder = tempfile::tempdir()?;
-    let parts = Parts {
-        log: Arc::new(KafkaLog::open(of_run("exchange")).await?),
-        snapshots: Arc::new(FolderSnapshots::open(folder.path())?),
-        routes: Arc::new(LocalRoutes::default()),
-    };
+    let parts = on_kafka::parts(ours, folder.path()).await?;
     let config = ExchangeConfig { cluster_secret: b"bench".to_vec(), book_threads_per_node: 1, ..Default::default() };
     let exchange = Exchange::start_on(config, parts).await?;
     let symbol = Symbol::new("BENCH").context("symbol")?;
@@ -133,7 +113,7 @@ async fn measure(args: &KafkaArgs) -> anyhow::Result<(Vec<Figures>, Vec<Figures>
     let mut numbers = 0..;
     let (mut of_exchange, mut of_bare) = (Vec::new(), Vec::new());
     for _ in 0..args.rounds {
-        let (bare, (trips, orders)) = (of_run("bare"), (args.trips, args.orders));
+        let (bare, (trips, orders)) = (bare.clone(), (args.trips, args.orders));
         of_bare.push(tokio::task::spawn_blocking(move || Bare::open(&bare)?.measure(trips, orders)).await??);
         of_exchange.push(measure_exchange(&exchange, symbol, args, &mut numbers).await?);
     }

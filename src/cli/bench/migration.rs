@@ -31,6 +31,10 @@ pub struct MigrationArgs {
     /// Commands per second while the book moves, evenly spaced.
     #[arg(long, default_value_t = 10_000)]
     pub rate: u64,
+    /// The log is Kafka there, `host:port,..`: topics of the run's own are made and left. Its time stamps are milliseconds.
+    #[cfg(feature = "kafka")]
+    #[arg(long)]
+    pub brokers: Option<String>,
     /// Where the data folder is made.
     #[arg(long)]
     pub dir: Option<PathBuf>,
@@ -88,6 +92,18 @@ async fn move_to(exchange: &Arc<Exchange>, symbol: Symbol, to: NodeId) -> anyhow
     }
 }
 
+/// On Kafka if brokers are named, else on the embedded parts.
+async fn start(args: &MigrationArgs, config: ExchangeConfig) -> anyhow::Result<Arc<Exchange>> {
+    #[cfg(feature = "kafka")]
+    if let Some(brokers) = &args.brokers {
+        let topics = super::on_kafka::make_topics(brokers, "moves", PARTITIONS, 1).await?;
+        let parts = super::on_kafka::parts(topics, &config.data_dir).await?;
+        return Ok(Exchange::start_on(config, parts).await?);
+    }
+    _ = args;
+    Ok(Exchange::start(config).await?)
+}
+
 async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
     let dir = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
     let folder = tempfile::Builder::new().prefix("hotbook-bench-").tempdir_in(dir)?;
@@ -100,7 +116,7 @@ async fn measure(args: &MigrationArgs, orders: u64) -> anyhow::Result<Row> {
         snapshot_every_records: u64::MAX,
         ..ExchangeConfig::default()
     };
-    let exchange = Exchange::start(config).await?;
+    let exchange = start(args, config).await?;
     let symbol = Symbol::new("HOT")?;
     load::list(&exchange, &[symbol]).await?;
     let session = load::session(&exchange)?;

@@ -5,11 +5,14 @@ pub mod baseline;
 mod chart;
 mod child;
 pub mod engine;
+pub mod gateways;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod load;
 pub mod migration;
 pub mod moves;
+#[cfg(feature = "kafka")]
+mod on_kafka;
 pub mod order_entry;
 pub mod recovery;
 pub mod scale;
@@ -46,6 +49,8 @@ pub enum BenchAction {
     /// Round trip and throughput of an exchange on Kafka, beside a bare loop on the same brokers.
     #[cfg(feature = "kafka")]
     Kafka(kafka::KafkaArgs),
+    /// CPU that one gateway and several use in front of the same engine, processes of their own on a cluster's parts.
+    Gateways(gateways::GatewaysArgs),
     /// Many symbols on one node: memory per idle book, time to start.
     Scale(scale::ScaleArgs),
     /// The baseline server that `order-entry` starts.
@@ -68,6 +73,7 @@ pub fn run(action: BenchAction) -> anyhow::Result<()> {
         BenchAction::Snapshot(args) => snapshot::run(&args),
         #[cfg(feature = "kafka")]
         BenchAction::Kafka(args) => kafka::run(&args),
+        BenchAction::Gateways(args) => gateways::run(&args),
         BenchAction::Scale(args) => scale::run(args),
         BenchAction::BaselineServer(args) => baseline::run(args),
     }

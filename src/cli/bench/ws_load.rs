@@ -85,14 +85,14 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Connects so many, each a user of its own. Runs on the thread of the caller's actix system.
+    /// Connects so many, each a user of its own, to one server after another. Runs on the thread of the caller's actix system.
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn connect(server: &ServerProcess, clients: usize) -> anyhow::Result<Self> {
+    pub async fn connect(servers: &[&ServerProcess], clients: usize) -> anyhow::Result<Self> {
         let heard = Rc::<Heard>::default();
         let mut sinks = Vec::new();
-        for n in 0..clients {
+        for (n, server) in servers.iter().cycle().take(clients).enumerate() {
             let trader = Server::developing(&server.url("http"), &format!("client-{n}"), &["trader"]).await?;
             let (sink, stream) = connect(&server.url("ws"), Some(trader.token())).await?.split();
             sinks.push(sink);
