@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
@@ -17,8 +17,8 @@ use super::context::Context;
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// How often a lane's thread looks whether it is still needed.
 const LOOK: Duration = Duration::from_millis(100);
-/// How often the ends of a partition are asked for when the client changes its connections meanwhile.
-const WATERMARK_TRIES: u32 = 5;
+/// How soon the ends of a partition are asked for again that has no leader just now.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// A consumer and the thread that hears what concerns all of it.
 pub struct Lane {
@@ -55,14 +55,16 @@ impl Lane {
         Ok(Self { consumer })
     }
 
-    /// Oldest offset of a partition, and one past its newest. Blocks.
+    /// Oldest offset of a partition, and one past its newest. Blocks; while the partition changes its leader, until it has
+    /// one, but no longer than [`ANSWER_WITHIN`].
     pub fn watermarks(&self, topic: &str, partition: u32) -> KafkaResult<(u64, u64)> {
-        let mut tries = 1..WATERMARK_TRIES;
+        let began = Instant::now();
         loop {
             match self.consumer.fetch_watermarks(topic, partition as i32, ANSWER_WITHIN) {
                 Ok((low, high)) => return Ok((low.max(0) as u64, high.max(0) as u64)),
-                // The client let go of the connection that it was asked on, and has others.
-                Err(KafkaError::MetadataFetch(RDKafkaErrorCode::DestroyBroker)) if tries.next().is_some() => {}
+                Err(KafkaError::MetadataFetch(code)) if is_passing(code) && began.elapsed() < ANSWER_WITHIN => {
+                    std::thread::sleep(ASK_AGAIN);
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -82,7 +84,7 @@ impl Lane {
     /// The library's thread that speaks to a broker looks what it is to fetch when it has something else to do, or once
     /// a second. A lane that fetched nothing before would so begin half a second late: any question wakes it.
     fn wake(&self, topic: &str, partition: u32) {
-        _ = self.watermarks(topic, partition);
+        _ = self.consumer.fetch_watermarks(topic, partition as i32, ANSWER_WITHIN);
     }
 
     /// Goes on elsewhere in a partition that is being read; what was fetched before is never seen again. Blocks shortly.
@@ -96,6 +98,21 @@ impl Lane {
     pub fn stop(&self, topic: &str, partition: u32) -> KafkaResult<()> {
         self.consumer.incremental_unassign(&list(topic, partition, None)?)
     }
+}
+
+/// Whether it is the answer of a moment: the client let go of the connection that it asked on and has others, or the
+/// partition's new leader is being chosen or does not know yet what its followers have.
+fn is_passing(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::DestroyBroker
+            | Code::OffsetNotAvailable
+            | Code::NotLeaderForPartition
+            | Code::LeaderNotAvailable
+            | Code::FencedLeaderEpoch
+            | Code::UnknownLeaderEpoch
+    )
 }
 
 fn list(topic: &str, partition: u32, offset: Option<u64>) -> KafkaResult<TopicPartitionList> {
