@@ -13,6 +13,7 @@ use super::child::ServerProcess;
 use super::progress;
 use super::ws_load::{Clients, Order, Tally};
 use crate::cli::http::Server;
+use crate::clock;
 
 const WARM_UP: Duration = Duration::from_secs(2);
 const DRAIN_WITHIN: Duration = Duration::from_secs(20);
@@ -118,7 +119,8 @@ async fn measure(args: &GatewaysArgs, engine: &ServerProcess, gateways: u16, dat
     }
     let (symbols, stop) = (names(args.symbols), Arc::new(AtomicBool::new(false)));
     list(started.first().context("a gateway")?, &symbols).await?;
-    let mut clients = Clients::connect(&started.iter().collect::<Vec<_>>(), args.clients.into()).await?;
+    let who = format!("client-{:x}", clock::now().0);
+    let mut clients = Clients::connect(&started.iter().collect::<Vec<_>>(), args.clients.into(), &who).await?;
     let mut n = 0usize;
     let next = || {
         let side = if (n / symbols.len()).is_multiple_of(2) { "SELL" } else { "BUY" };

@@ -193,7 +193,7 @@ async fn measure(args: &MovesArgs, resting: u64) -> anyhow::Result<Run> {
     for symbol in &flow.names {
         admin.post("/admin/instruments", json!({"symbol": symbol})).await?;
     }
-    let mut clients = Clients::connect(&[&server], args.clients.into()).await?;
+    let mut clients = Clients::connect(&[&server], args.clients.into(), "client").await?;
     let_rest(&mut clients, resting).await?;
     let append_p50_us = median_append_us(folder.path().join("append")).await?;
 

@@ -85,15 +85,16 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Connects so many, each a user of its own, to one server after another. Runs on the thread of the caller's actix system.
+    /// Connects so many to one server after another, each a user of its own whose name begins with `who`: order ids are
+    /// the same in every run, and an exchange remembers them by user. Runs on the thread of the caller's actix system.
     ///
     /// # Errors
     /// When the server refuses.
-    pub async fn connect(servers: &[&ServerProcess], clients: usize) -> anyhow::Result<Self> {
+    pub async fn connect(servers: &[&ServerProcess], clients: usize, who: &str) -> anyhow::Result<Self> {
         let heard = Rc::<Heard>::default();
         let mut sinks = Vec::new();
         for (n, server) in servers.iter().cycle().take(clients).enumerate() {
-            let trader = Server::developing(&server.url("http"), &format!("client-{n}"), &["trader"]).await?;
+            let trader = Server::developing(&server.url("http"), &format!("{who}-{n}"), &["trader"]).await?;
             let (sink, stream) = connect(&server.url("ws"), Some(trader.token())).await?.split();
             sinks.push(sink);
             actix::spawn(listen(stream, Rc::clone(&heard)));
