@@ -1,6 +1,8 @@
 //! Symbols that take ADD and REPLACE only from the exchange's own gateways: what other programs on the log can do there.
 
 mod common;
+#[path = "common/embedded.rs"]
+mod embedded;
 
 use bytes::Bytes;
 use common::*;
@@ -9,7 +11,7 @@ use hotbook::domain::command::{Listing, Signed, SignedOrder};
 use hotbook::domain::control::Stamp;
 use hotbook::domain::{
     Admission, Authority, Command, Epoch, Input, Instrument, Machine, Micros, NewOrder, NodeId, Offset, OrderId,
-    OrderKind, Origin, Outbox, Output, OutputBody, Price, Quantity, SelfTrade, Seqs, Side, Symbol, TimeInForce, UserId,
+    Origin, Outbox, Output, OutputBody, Price, Seqs, Side, Symbol, UserId,
 };
 use hotbook::engine::Book;
 use hotbook::ports::log::{NewRecord, Record, SessionOptions, Topic, TopicPartition, partition_of};
@@ -20,18 +22,7 @@ use serde_json::{Value, json};
 const SECRET: &str = "admission";
 
 fn order(user: &str, id: &str, side: Side, price: u64) -> NewOrder {
-    NewOrder {
-        order_id: OrderId::new(id).unwrap(),
-        user: UserId::new(user).unwrap(),
-        side,
-        kind: OrderKind::Limit { price: Price(price) },
-        quantity: Quantity(1),
-        time_in_force: TimeInForce::Gtc,
-        self_trade: SelfTrade::None,
-        post_only: false,
-        all_or_none: false,
-        display_quantity: None,
-    }
+    NewOrder { user: UserId::new(user).unwrap(), ..embedded::order(id, side, price, 1) }
 }
 
 fn replace(user: &str, id: &str, price: u64) -> SignedOrder {

@@ -201,8 +201,7 @@ impl NaiveBook {
             }
             Command::Rules { version, .. } if (1..=RULES_VERSION).contains(version) => {
                 // Never below what the instrument needs.
-                self.rules_version =
-                    if *version < self.instrument.rules_needed() { self.instrument.rules_needed() } else { *version };
+                self.rules_version = (*version).max(self.instrument.rules_needed());
                 said.push((OutputBody::RulesSet { version: self.rules_version }, true));
             }
             Command::Rules { .. } => said.push(refused(CommandKind::Rules, Reason::RulesVersionUnknown)),

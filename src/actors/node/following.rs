@@ -64,8 +64,8 @@ pub struct Forgo {
     pub want: Want,
 }
 
-/// A move lets go of a replica that is not the owner's, or that of a source once the target publishes; answered when it is gone, at once if there is none, or if it
-/// stands by.
+/// A move lets go of a replica that is not the owner's, or that of a source once the target publishes; answered when it is
+/// gone, at once if there is none, or if it stands by.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub struct LetGo {

@@ -34,7 +34,7 @@ pub struct GatewaysArgs {
     #[arg(long, value_delimiter = ',', default_values_t = [1, 3], value_parser = clap::value_parser!(u16).range(1..=16))]
     gateways: Vec<u16>,
     /// Orders per second over all gateways.
-    #[arg(long, default_value_t = 2_000)]
+    #[arg(long, default_value_t = 500)]
     rate: u64,
     /// Seconds of each run that count.
     #[arg(long, default_value_t = 15)]

@@ -1,9 +1,9 @@
 //! The log on Kafka: a topic for each kind of records, partitions as they are.
 //!
 //! *Owns* the clients of the brokers: a producer per session ([`session`]), consumers for readers ([`reader`], [`lane`],
-//! [`stream`]), an administrator ([`topics`]), and the tokens that they show (`tokens`). *Never* joins a consumer group, lets an offset be reset in silence, gives
-//! up on a record and goes on, or interprets records. *Start reading at* [`session`] for writing and [`reader`] for
-//! reading.
+//! [`stream`]), an administrator ([`topics`]), and the tokens that they show (`tokens`). *Never* joins a consumer group,
+//! lets an offset be reset in silence, gives up on a record and goes on, or interprets records. *Start reading at*
+//! [`session`] for writing and [`reader`] for reading.
 //!
 //! **While brokers are away** nothing is lost: what was taken waits in the sessions, readers wait, and all goes on by
 //! itself when they are back. A bounded session refuses more with [`LogError::Unavailable`] once a partition has
