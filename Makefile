@@ -13,9 +13,9 @@ run:            ## the exchange on embedded parts, at http://127.0.0.1:8080
 	$(CARGO) run --release
 
 test:           ## every test
-	$(CARGO) fmt --check
-	$(CARGO) clippy --all-targets --locked -- -D warnings
-	$(CARGO) test --locked
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) test --workspace --locked
 	$(MAKE) test-outside
 
 test-outside:   ## real servers and a real browser, which are fetched and started here (README.md)

@@ -3,22 +3,10 @@
 //!
 //! `HOTBOOK_CHAOS_FAULTS` says how many (12), `HOTBOOK_CHAOS_SEED` which and in what order (1). `make chaos` has a hundred.
 
-mod common {
-    pub mod cluster;
-    pub mod faulty;
-    pub mod process;
-    pub mod processes;
-    pub mod services;
-}
-
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, Traders, all_are_known};
-use common::faulty::Faulty;
-use common::processes::{Process, SOON};
-use common::services::KafkaOptions;
+use hotbook_harness::{Cluster, Faulty, Process, SETTLES_WITHIN as SOON, Traders, all_are_known};
 
 const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -92,7 +80,6 @@ fn faults(seed: u64, count: usize) -> Vec<Fault> {
 
 struct Chaos {
     cluster: Cluster,
-    s3: Faulty,
     engines: Vec<Process>,
     gateway: Process,
     admin: String,
@@ -101,20 +88,23 @@ struct Chaos {
 
 impl Chaos {
     fn start() -> Self {
-        let kafka = KafkaOptions { brokers: 3, ..KafkaOptions::default() };
-        let cluster = Cluster::start_with(&kafka, &format!("dev_move_step_ms = {STEP_MS}\n"));
-        let s3 = Faulty::before(cluster.s3.port);
-        let endpoint = format!("http://127.0.0.1:{}", s3.port);
-        let start = |name: &str, role| {
-            Process::start_with(&cluster, name, &["--role", role], &[("HOTBOOK_S3_ENDPOINT", &endpoint)])
-        };
+        let cluster = Cluster::of(env!("CARGO_BIN_EXE_hotbook"))
+            .brokers(3)
+            .settings(&format!("dev_move_step_ms = {STEP_MS}\n"))
+            .s3_can_fail()
+            .start();
+        let start = |name: &str, role| cluster.process(name).arguments(&["--role", role]).start();
         let engines = NODES.map(|name| start(name, "engine")).into();
         let gateway = start("g1", "gateway");
-        Self { s3, engines, gateway, admin: String::new(), turn: 0, cluster }
+        Self { engines, gateway, admin: String::new(), turn: 0, cluster }
+    }
+
+    fn s3(&self) -> &Faulty {
+        self.cluster.s3_way.as_ref().expect("it was asked for")
     }
 
     fn engine(&mut self, name: &str) -> &mut Process {
-        self.engines.iter_mut().find(|e| e.name == name).expect("one of them")
+        self.engines.iter_mut().find(|e| e.name() == name).expect("one of them")
     }
 
     /// Begins a move of the next book; gives its number, its source and target, and who is neither.
@@ -198,11 +188,7 @@ impl Chaos {
             }
             Fault::RedisFlushed => {
                 let struck = Instant::now();
-                let mut redis = std::net::TcpStream::connect(("127.0.0.1", self.cluster.redis.port)).expect("redis");
-                redis.write_all(b"FLUSHALL\r\n").expect("asked");
-                let mut said = [0; 5];
-                redis.read_exact(&mut said).expect("an answer");
-                assert_eq!(&said, b"+OK\r\n");
+                self.cluster.redis.flush();
                 (String::new(), struck)
             }
             Fault::RedisEmptied => {
@@ -216,8 +202,8 @@ impl Chaos {
             }
             Fault::S3Refuses | Fault::S3IsSlow => {
                 match fault {
-                    Fault::S3Refuses => self.s3.refuse(),
-                    _ => self.s3.slow_by(Duration::from_millis(300)),
+                    Fault::S3Refuses => self.s3().refuse(),
+                    _ => self.s3().slow_by(Duration::from_millis(300)),
                 }
                 let struck = Instant::now();
                 let (id, [_, target, _]) = self.begin_move().await;
@@ -225,24 +211,24 @@ impl Chaos {
                 let admin = self.admin.clone();
                 if fault == Fault::S3Refuses {
                     tokio::time::sleep(Duration::from_secs(2)).await;
-                    self.s3.pass_all();
+                    self.s3().pass_all();
                 }
                 let record = self.engine(&target).until_moved(&admin, id).await;
-                self.s3.pass_all();
+                self.s3().pass_all();
                 (format!("a move meanwhile: {}", record["status"]), struck)
             }
             Fault::Gateway => {
                 self.gateway.kill();
                 let struck = Instant::now();
-                self.gateway.start_again(&self.cluster);
+                self.gateway.start_again();
                 (format!("ready again after {:.1?}", struck.elapsed()), struck)
             }
         }
     }
 
     fn start_again(&mut self, name: &str) {
-        let engine = self.engines.iter_mut().find(|e| e.name == name).expect("one of them");
-        engine.start_again(&self.cluster);
+        let engine = self.engines.iter_mut().find(|e| e.name() == name).expect("one of them");
+        engine.start_again();
     }
 }
 

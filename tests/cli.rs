@@ -1,17 +1,20 @@
 //! The program as an operator starts it.
 
 mod common;
-#[path = "common/process.rs"]
-mod process;
 
 use std::path::Path;
+use std::process::Command;
 
 use common::until;
-use process::{Served, hotbook};
+use hotbook_harness::Served;
 use serde_json::{Value, json};
 
+fn hotbook(arguments: &[&str], environment: &[(&str, &str)]) -> Command {
+    hotbook_harness::hotbook(Path::new(env!("CARGO_BIN_EXE_hotbook")), arguments, environment)
+}
+
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (bool, String, String) {
-    process::run(hotbook(arguments, environment))
+    hotbook_harness::run(hotbook(arguments, environment))
 }
 
 fn serve(data: &Path, more: &[&str]) -> Served {

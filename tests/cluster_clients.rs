@@ -1,22 +1,15 @@
 //! Another program on the same topics: Python's Kafka client puts orders in both JSON shapes and reads the fills; what it
 //! puts in the wrong place, what is broken and what is forged becomes a dead letter and stops nothing.
 
-mod common {
-    pub mod cluster;
-    pub mod process;
-    pub mod services;
-}
-
 use std::path::Path;
 
-use common::cluster::Cluster;
-use common::process::run;
+use hotbook_harness::{Cluster, run, scripts};
 use serde_json::{Value, json};
 
 /// What the client found; it fails with what is not as it must be.
 async fn client(cluster: &Cluster, verb: &str) -> Value {
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut command = std::process::Command::new(project.join("scripts/services"));
+    let mut command = std::process::Command::new(scripts().join("services"));
     command.args(["run", "python"]).arg(project.join("tests/clients/kafka_client.py"));
     command.args([&cluster.kafka.addresses(), "4", verb]);
     let ran = tokio::task::spawn_blocking(|| run(command)).await.expect("no panic");
@@ -27,7 +20,7 @@ async fn client(cluster: &Cluster, verb: &str) -> Value {
 
 #[actix_web::test]
 async fn orders_of_another_client_trade_and_what_is_wrong_with_them_stops_nothing() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(env!("CARGO_BIN_EXE_hotbook")).start();
     let server = cluster.serve();
     let admin = server.token("root", &["admin"]).await;
     server.list(&["AAA", "BBB", "CCC"], &admin).await;

@@ -1,20 +1,13 @@
 //! What an exchange on Kafka, Redis and S3 does while one of them is away, and when it comes back.
 
-mod common {
-    pub mod cluster;
-    pub mod process;
-    pub mod services;
-}
-
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, Traders, all_are_known};
-use common::process::Served;
+use hotbook_harness::{Cluster, SETTLES_WITHIN as SOON, Served, Traders, all_are_known};
 use serde_json::{Value, json};
 
 const SYMBOLS: [&str; 3] = ["AAA", "BBB", "CCC"];
-const SOON: Duration = Duration::from_secs(60);
+const HOTBOOK: &str = env!("CARGO_BIN_EXE_hotbook");
 
 /// A server that trades, its administrator's token and its traders.
 async fn trading(cluster: &Cluster) -> (Served, String, String, Traders) {
@@ -36,13 +29,8 @@ async fn judged(cluster: &Cluster, server: Served, trader: &str, traders: Trader
     cluster.clean_audit(&["--complete"])
 }
 
-async fn until(what: &str, mut condition: impl AsyncFnMut() -> bool) -> Duration {
-    let began = Instant::now();
-    while !condition().await {
-        assert!(began.elapsed() < SOON, "not within {SOON:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    began.elapsed()
+async fn until(what: &str, condition: impl AsyncFnMut() -> bool) -> Duration {
+    hotbook_harness::until(what, SOON, condition).await
 }
 
 async fn book(server: &Served, admin: &str, symbol: &str) -> Value {
@@ -90,7 +78,7 @@ fn snapshots(folder: &Path) -> Vec<String> {
 
 #[actix_web::test]
 async fn a_broker_that_is_away_costs_refusals_and_no_order() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::of(HOTBOOK).start();
     let (server, _, trader, traders) = trading(&cluster).await;
     for round in 0..2 {
         let refused = traders.count_of("log_unavailable");
@@ -113,7 +101,7 @@ async fn a_broker_that_is_away_costs_refusals_and_no_order() {
 
 #[actix_web::test]
 async fn a_broker_that_hangs_costs_no_order_either() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     let (server, _, trader, traders) = trading(&cluster).await;
     cluster.kafka.brokers[0].freeze();
     until("orders are refused", async || traders.count_of("log_unavailable") > 10).await;
@@ -125,7 +113,7 @@ async fn a_broker_that_hangs_costs_no_order_either() {
 
 #[actix_web::test]
 async fn trading_goes_on_without_redis_and_an_emptied_one_is_told_all_again() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::of(HOTBOOK).start();
     let (server, admin, trader, traders) = trading(&cluster).await;
     cluster.redis.server.kill();
     let began = Instant::now();
@@ -177,7 +165,7 @@ async fn trading_goes_on_without_redis_and_an_emptied_one_is_told_all_again() {
 
 #[actix_web::test]
 async fn trading_goes_on_without_s3_moves_do_not_and_snapshots_catch_up() {
-    let mut cluster = Cluster::start();
+    let mut cluster = Cluster::of(HOTBOOK).start();
     let (server, admin, trader, traders) = trading(&cluster).await;
     let files = cluster.s3.files();
     until("snapshots are there", async || snapshots(&files).len() >= 3).await;

@@ -1,20 +1,14 @@
 //! One process with three nodes on Kafka, Redis and S3: as an operator sets it up, and as traders see it over moves, a
 //! crash and a restart.
 
-mod common {
-    pub mod cluster;
-    pub mod process;
-    pub mod services;
-}
-
+use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, Traders, all_are_known};
-use common::process::{Served, run};
+use hotbook_harness::{Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Traders, all_are_known, hotbook, run};
 use serde_json::{Value, json};
 
 const SYMBOLS: [&str; 3] = ["AAA", "BBB", "CCC"];
-const SOON: Duration = Duration::from_secs(60);
+const HOTBOOK: &str = env!("CARGO_BIN_EXE_hotbook");
 
 /// Moves a book and waits until it is there.
 async fn moved(server: &Served, admin: &str, symbol: &str, target: &str) -> Value {
@@ -41,7 +35,7 @@ async fn node_of(server: &Served, admin: &str, symbol: &str) -> String {
 
 #[actix_web::test]
 async fn it_trades_moves_books_and_survives_kill_minus_nine() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     let mut server = cluster.serve();
     let admin = server.token("root", &["admin"]).await;
     let trader = server.token("ann", &["trader"]).await;
@@ -91,7 +85,7 @@ async fn it_trades_moves_books_and_survives_kill_minus_nine() {
 
 #[test]
 fn topics_are_made_by_the_operator_and_checked_at_every_start() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     let (ok, out, err) = cluster.admin_init_topics();
     assert!(ok && out.contains("orders: is there and fits"), "{out}{err}");
     let (ok, _, err) = run(cluster.hotbook(&["admin", "init-topics", "--partitions", "5"]));
@@ -114,13 +108,13 @@ fn topics_are_made_by_the_operator_and_checked_at_every_start() {
 
 #[test]
 fn settings_are_shown_and_what_is_missing_is_named() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     let (ok, out, err) = run(cluster.hotbook(&["check-config"]));
     assert!(
         ok && out.contains("kafka_security = \"plaintext\"") && out.contains("s3_bucket = \"hotbook\""),
         "{out}{err}"
     );
-    assert!(!out.contains(common::cluster::SECRET), "{out}");
+    assert!(!out.contains(SECRET), "{out}");
     for (missing, code) in [
         ("HOTBOOK_REDIS_HOST", "config_cluster_half_set"),
         ("HOTBOOK_NODE_ID", "config_node_id_needed"),
@@ -132,7 +126,7 @@ fn settings_are_shown_and_what_is_missing_is_named() {
             text.lines().filter(|l| !l.starts_with(&format!("{key} "))).map(|l| format!("{l}\n")).collect();
         let file = cluster.folder().join("less.toml");
         std::fs::write(&file, less).unwrap();
-        let (ok, _, err) = run(common::process::hotbook(&["serve", "--config", &file.to_string_lossy()], &[]));
+        let (ok, _, err) = run(hotbook(Path::new(HOTBOOK), &["serve", "--config", &file.to_string_lossy()], &[]));
         assert!(!ok && err.contains(code), "{missing}: {err}");
     }
     // Who may not write snapshots does not begin to trade.

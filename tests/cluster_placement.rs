@@ -1,18 +1,9 @@
 //! Three processes on Kafka, Redis and S3, of which one has too much to do: its books move to the others by themselves.
 
-mod common {
-    pub mod cluster;
-    pub mod process;
-    pub mod processes;
-    pub mod services;
-}
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, Traders, all_are_known};
-use common::processes::{Process, SOON};
-use common::services::KafkaOptions;
+use hotbook_harness::{Cluster, Process, SETTLES_WITHIN as SOON, Traders, all_are_known};
 
 const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -39,8 +30,8 @@ async fn loads(asked: &Process, admin: &str) -> BTreeMap<String, f64> {
 async fn one_of_three_processes_has_too_much_to_do_and_its_books_spread_by_themselves() {
     let costs: String = SYMBOLS.iter().map(|s| format!("{s} = {COST_US}\n")).collect();
     let settings = format!("node_cores = {NODE_CORES}\nplacement_cooldown_s = 5\n[dev_command_cost_us]\n{costs}");
-    let cluster = Cluster::start_with(&KafkaOptions { brokers: 1, ..KafkaOptions::default() }, &settings);
-    let start = |name: &str| Process::start_with(&cluster, name, &[], &[("HOTBOOK_PLACEMENT_MODE", "auto")]);
+    let cluster = Cluster::of(env!("CARGO_BIN_EXE_hotbook")).settings(&settings).start();
+    let start = |name: &str| cluster.process(name).environment(&[("HOTBOOK_PLACEMENT_MODE", "auto")]).start();
     let first = start("n1");
     let admin = first.served().token("root", &["admin"]).await;
     let trader = first.served().token("ann", &["trader"]).await;

@@ -1,33 +1,24 @@
 //! Processes of their own on Kafka, Redis and S3: books move between them, leave one that goes down, and are taken over from
 //! one that was killed.
 
-mod common {
-    pub mod cluster;
-    pub mod process;
-    pub mod processes;
-    pub mod services;
-}
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, Traders, all_are_known};
-use common::process::run;
-use common::processes::{Process, SOON};
-use common::services::free_port;
 use hotbook::ports::log::kafka::{KafkaLog, KafkaOptions};
 use hotbook::ports::log::{Log, Topic, TopicPartition};
+use hotbook_harness::{Cluster, Process, SETTLES_WITHIN as SOON, Traders, all_are_known, free_port, run, scripts};
 use serde_json::{Value, json};
 
+const HOTBOOK: &str = env!("CARGO_BIN_EXE_hotbook");
 const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 #[actix_web::test]
 async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_is_killed() {
-    let cluster = Cluster::start();
-    let mut processes = NODES.map(|name| Process::start(&cluster, name, &[]));
+    let cluster = Cluster::of(HOTBOOK).start();
+    let mut processes = cluster.start(NODES);
     let admin = processes[0].served().token("root", &["admin"]).await;
     let trader = processes[0].served().token("ann", &["trader"]).await;
     for process in &processes {
@@ -67,7 +58,7 @@ async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_i
     let homes = processes[0].homes(&admin).await;
     assert!(homes.len() == SYMBOLS.len() && homes.values().all(|home| home != "n3"), "{homes:?}");
     first.until_all_trade(&SYMBOLS, SOON).await;
-    processes[2].start_again(&cluster);
+    processes[2].start_again();
     for process in &processes {
         process.until_sees(&admin, &NODES).await;
     }
@@ -84,7 +75,7 @@ async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_i
     println!("taken over {:?} after the kill: {homes:?}", killed.elapsed());
     let trade = first.until_all_trade(&SYMBOLS, SOON).await;
     println!("all books trade {trade:?} later");
-    processes[2].start_again(&cluster);
+    processes[2].start_again();
     second.until_all_trade(&SYMBOLS, SOON).await;
 
     for (process, told) in [(&processes[0], first.stop().await), (&processes[1], second.stop().await)] {
@@ -100,16 +91,16 @@ async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_i
 
 #[actix_web::test]
 async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() {
-    let cluster = Cluster::start();
-    let engines = ["n1", "n2"].map(|name| Process::start(&cluster, name, &["--role", "engine"]));
-    let mut gateway = Process::start(&cluster, "g1", &["--role", "gateway"]);
+    let cluster = Cluster::of(HOTBOOK).start();
+    let engines = ["n1", "n2"].map(|name| cluster.process(name).arguments(&["--role", "engine"]).start());
+    let mut gateway = cluster.process("g1").arguments(&["--role", "gateway"]).start();
     let admin = gateway.served().token("root", &["admin"]).await;
     let trader = gateway.served().token("ann", &["trader"]).await;
     gateway.until_sees(&admin, &["n1", "n2"]).await;
     for process in engines.iter().chain([&gateway]) {
         for path in ["/health/live", "/health/ready"] {
             let (status, said) = process.served().call("GET", path, None, Value::Null).await;
-            assert_eq!(status, 200, "{} says {said} at {path}", process.name);
+            assert_eq!(status, 200, "{} says {said} at {path}", process.name());
         }
     }
     let (status, _) = engines[0].served().call("GET", "/orderbook/AAA", None, Value::Null).await;
@@ -154,7 +145,7 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
         assert_eq!(gateway.begin_move(&admin, "AAA", "g1").await, Err("unknown_node".into()));
         if round == 0 {
             gateway.kill();
-            gateway.start_again(&cluster);
+            gateway.start_again();
         }
     }
     // Nobody trades at an engine's door.
@@ -171,14 +162,14 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
 /// is said: from the old owner, which said so long ago.
 #[actix_web::test]
 async fn an_owner_that_starts_anew_right_behind_its_fence_is_told_again_that_it_may_go_on() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     // Time enough to kill it in each step.
     let steps = [("HOTBOOK_DEV_MOVE_STEP_MS", "400")];
-    let first = Process::start(&cluster, "n1", &[]);
+    let first = cluster.process("n1").start();
     let admin = first.served().token("root", &["admin"]).await;
     let trader = first.served().token("ann", &["trader"]).await;
     first.served().list(&["AAA"], &admin).await;
-    let mut processes = [first, Process::start_with(&cluster, "n2", &[], &steps)];
+    let mut processes = [first, cluster.process("n2").environment(&steps).start()];
     for process in &processes {
         process.until_sees(&admin, &["n1", "n2"]).await;
     }
@@ -188,7 +179,7 @@ async fn an_owner_that_starts_anew_right_behind_its_fence_is_told_again_that_it_
     processes[1].until_step(&admin, id, "SwitchRouting").await;
     processes[1].kill();
     let killed = Instant::now();
-    processes[1].start_again(&cluster);
+    processes[1].start_again();
     // It does not count as ready before.
     println!("trades again {:?} after the kill", killed.elapsed());
     traders.until_all_trade(&["AAA"], SOON).await;
@@ -203,8 +194,8 @@ async fn an_owner_that_starts_anew_right_behind_its_fence_is_told_again_that_it_
 /// Fifty symbols under load, and fifty moves by an administrator's word.
 #[actix_web::test]
 async fn fifty_books_move_between_three_processes() {
-    let cluster = Cluster::start();
-    let mut processes = NODES.map(|name| Process::start(&cluster, name, &[]));
+    let cluster = Cluster::of(HOTBOOK).start();
+    let mut processes = cluster.start(NODES);
     let admin = processes[0].served().token("root", &["admin"]).await;
     let trader = processes[0].served().token("ann", &["trader"]).await;
     for process in &processes {
@@ -248,9 +239,9 @@ async fn fifty_books_move_between_three_processes() {
 /// Every partition has books of several processes, so that none of them knows all that is needed of it.
 #[actix_web::test]
 async fn the_log_is_trimmed_although_the_books_of_each_partition_are_on_several_processes() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     let keeps = [("HOTBOOK_ORDERS_RETENTION_HOURS", "0"), ("HOTBOOK_EVENTS_RETENTION_HOURS", "0")];
-    let mut processes = NODES.map(|name| Process::start_with(&cluster, name, &[], &keeps));
+    let mut processes = NODES.map(|name| cluster.process(name).environment(&keeps).start());
     let admin = processes[0].served().token("root", &["admin"]).await;
     let trader = processes[0].served().token("ann", &["trader"]).await;
     for process in &processes {
@@ -304,7 +295,7 @@ async fn the_log_is_trimmed_although_the_books_of_each_partition_are_on_several_
     cluster.clean_audit(&[]);
     // Who is killed finds what it needs.
     processes[2].kill();
-    processes[2].start_again(&cluster);
+    processes[2].start_again();
     traders.until_all_trade(&symbols, SOON).await;
     let told = traders.stop().await;
     println!("{} orders settled: {:?}", told.settled.len(), told.codes);
@@ -316,9 +307,9 @@ async fn the_log_is_trimmed_although_the_books_of_each_partition_are_on_several_
 /// Made from `proto/` by Python's tools: names the services, copies a book, restores the copy and removes it.
 #[actix_web::test]
 async fn a_generated_client_copies_and_restores_a_book() {
-    let cluster = Cluster::start();
+    let cluster = Cluster::of(HOTBOOK).start();
     let port = free_port().to_string();
-    let mut process = Process::start(&cluster, "n1", &["--grpc-port", &port, "--nodes", "2"]);
+    let mut process = cluster.process("n1").arguments(&["--grpc-port", &port, "--nodes", "2"]).start();
     let admin = process.served().token("root", &["admin"]).await;
     let trader = process.served().token("ann", &["trader"]).await;
     process.served().list(&["AAA"], &admin).await;
@@ -329,7 +320,7 @@ async fn a_generated_client_copies_and_restores_a_book() {
     let (ok, token, err) = run(cluster.hotbook(&["admin", "grpc-token"]));
     assert!(ok, "{err}");
     let project = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let mut client = Command::new(project.join("scripts/services"));
+    let mut client = Command::new(scripts().join("services"));
     client.args(["run", "python"]).arg(project.join("tests/clients/grpc_client.py"));
     client.arg(format!("127.0.0.1:{port}")).arg(project.join("proto")).args(["AAA", token.trim()]);
     let (ok, out, err) = tokio::task::spawn_blocking(|| run(client)).await.expect("no panic");

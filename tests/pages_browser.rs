@@ -3,8 +3,6 @@
 #[path = "common/browser.rs"]
 mod browser;
 mod common;
-#[path = "common/services.rs"]
-mod services;
 
 use std::cell::Cell;
 use std::rc::Rc;

@@ -2,7 +2,6 @@
 
 mod common {
     pub mod log_contract;
-    pub mod services;
 }
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -10,12 +9,12 @@ use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use common::log_contract::{Bench, PARTITIONS, all_from, orders, record, session, soon, texts};
-use common::services::Kafka;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use hotbook::domain::Offset;
 use hotbook::ports::log::kafka::{KafkaLog, KafkaOptions, NewTopics, Outcome, init_topics};
 use hotbook::ports::log::{Log, LogError, Topic};
+use hotbook_harness::services::Kafka;
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;

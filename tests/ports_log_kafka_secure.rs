@@ -1,22 +1,16 @@
 //! Kafka over TLS, and with an identity of AWS IAM as Amazon MSK asks for: let in with the right papers, also over their
 //! renewal, and told clearly what is wrong with others.
 
-mod common {
-    pub mod cluster;
-    pub mod process;
-    pub mod services;
-}
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use common::cluster::{Cluster, Traders};
-use common::process::{Served, run};
-use common::services::{Certificates, KafkaOptions as Brokers, S3, free_port, services_folder};
+use hotbook_harness::services::{Certificates, KafkaOptions as Brokers, S3};
+use hotbook_harness::{Cluster, Served, Traders, free_port, hotbook, run, services_folder};
 use serde_json::json;
 
+const HOTBOOK: &str = env!("CARGO_BIN_EXE_hotbook");
 /// Whoever is not let in is told so within this, the start of a process on a busy machine included.
 const REFUSED_WITHIN: Duration = Duration::from_secs(15);
 /// The broker takes no token older than 10 s and asks every connection for one every 3 s (`IamHandler.java`, below): without
@@ -58,7 +52,7 @@ impl Secured {
         let (tls, iam) = (free_port(), free_port());
         let properties = properties(&both, &ours.path("ca.pem"), tls, iam);
         let brokers = Brokers { brokers: 1, properties, classpath: Some(classes.path().to_owned()) };
-        let cluster = Cluster::start_with(&brokers, "");
+        let cluster = Cluster::of(HOTBOOK).kafka(brokers).start();
         Self { cluster, ours, others, tls, iam, _classes: classes }
     }
 
@@ -209,7 +203,8 @@ fn settings_that_make_no_sense_for_iam_are_refused() {
         ("HOTBOOK_CLUSTER_SECRET", "0123456789abcdef0123456789abcdef"),
         ("HOTBOOK_KAFKA_SECURITY", "msk_iam"),
     ];
-    let said = |more: &[(&str, &str)]| run(common::process::hotbook(&["check-config"], &[&whole[..], more].concat()));
+    let said =
+        |more: &[(&str, &str)]| run(hotbook(Path::new(HOTBOOK), &["check-config"], &[&whole[..], more].concat()));
     let region = ("AWS_REGION", "eu-central-1");
     let (ok, out, err) = said(&[region]);
     assert!(ok && out.contains("kafka_security = \"msk_iam\""), "{out}{err}");

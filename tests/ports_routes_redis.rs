@@ -2,23 +2,30 @@
 
 mod common {
     pub mod routes_contract;
-    pub mod services;
 }
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::routes_contract::{Bench, beat, holder, migrating, node, route, soon, symbol};
-use common::services::{Certificates, Redis};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use hotbook::domain::UserId;
 use hotbook::ports::routes::redis::{RedisOptions, RedisRoutes, RedisTls};
 use hotbook::ports::routes::{Change, Changes, LEADER, Routes, RoutesError};
+use hotbook_harness::services::{Certificates, Redis};
 
 const LONG: Duration = Duration::from_secs(60);
 
-impl Redis {
+/// Two ways to speak to a server.
+trait Asked {
+    fn options(&self) -> RedisOptions;
+    fn routes(&self) -> RedisRoutes;
+    /// What a person types into redis-cli.
+    async fn says(&self, words: &[&str]) -> redis::Value;
+}
+
+impl Asked for Redis {
     fn options(&self) -> RedisOptions {
         RedisOptions::new("127.0.0.1", self.port)
     }
@@ -27,7 +34,6 @@ impl Redis {
         RedisRoutes::open(&self.options()).unwrap()
     }
 
-    /// What a person types into redis-cli.
     async fn says(&self, words: &[&str]) -> redis::Value {
         let client = redis::Client::open(("127.0.0.1", self.port)).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -259,7 +265,7 @@ async fn a_wrong_password_is_said_and_the_right_one_is_taken_later() {
 async fn tls_is_spoken_and_a_certificate_of_somebody_else_is_refused() {
     let ours = Certificates::make();
     let (certificate, key, ca) = (ours.path("server.pem"), ours.path("server.key"), ours.path("ca.pem"));
-    let tls_port = common::services::free_port();
+    let tls_port = hotbook_harness::free_port();
     let tls = format!("{tls_port}");
     let redis = Redis::start_with(&[
         "--tls-port",

@@ -1,7 +1,6 @@
 //! The snapshot store in S3 against a real server: the port's contract, and what only it promises.
 
 mod common {
-    pub mod services;
     pub mod snapshots_contract;
 }
 
@@ -9,12 +8,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::services::{Certificates, S3};
 use common::snapshots_contract::{contract, key};
 use futures_util::future::{join, join_all};
 use hotbook::domain::Symbol;
 use hotbook::ports::snapshots::s3::{S3Options, S3Snapshots};
 use hotbook::ports::snapshots::{SnapshotStore, SnapshotStoreError};
+use hotbook_harness::services::{Certificates, S3};
 
 /// A server that starts anew, or one of a busy machine.
 const DEADLINE: Duration = Duration::from_secs(60);

@@ -1,14 +1,10 @@
 //! The servers that other tests rely on: they start, restart with their data, and leave nothing behind.
 
-mod common {
-    pub mod services;
-}
-
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::services::{Kafka, KafkaOptions};
+use hotbook_harness::services::{Kafka, KafkaOptions};
 
 /// Whether there is such a process, and not just its exit status.
 fn is_alive(pid: u32) -> bool {

@@ -9,7 +9,7 @@ use awc::http::Method;
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use crate::services::Driver;
+use hotbook_harness::services::Driver;
 
 /// A browser on a busy machine of two cores needs seconds for what takes it milliseconds elsewhere.
 pub const SOON: Duration = Duration::from_secs(30);

@@ -2,22 +2,15 @@
 
 #![allow(dead_code)] // each test file uses its part
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
 use hotbook::actors::exchange::Exchange;
 use hotbook::cli::serve::Running;
 use hotbook::config::Config;
+#[allow(unused_imports)] // each test file uses its part
+pub use hotbook_harness::{SOON, Ws, soon};
 use serde_json::{Value, json};
-use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_tungstenite::tungstenite::client::IntoClientRequest;
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
-
-/// Deadline of everything that is awaited.
-pub const SOON: Duration = Duration::from_secs(20);
 
 /// A server in a folder of its own.
 pub struct TestServer {
@@ -110,20 +103,9 @@ impl TestServer {
 
     /// One request on a connection of its own; the body's JSON, or its text as a string.
     pub async fn call(&self, method: &str, path: &str, token: Option<&str>, body: Option<String>) -> (u16, Value) {
-        let client = awc::Client::builder().timeout(SOON).finish();
-        let method = awc::http::Method::from_bytes(method.as_bytes()).expect("a method");
-        let mut request = client.request(method, self.url(path));
-        if let Some(token) = token {
-            request = request.insert_header(("Authorization", format!("Bearer {token}")));
-        }
-        let sent = match body {
-            Some(body) => request.insert_header(("Content-Type", "application/json")).send_body(body).await,
-            None => request.send().await,
-        };
-        let mut response = sent.unwrap_or_else(|e| panic!("{path}: {e}"));
-        let bytes = response.body().limit(16 << 20).await.expect("the body");
-        let text = String::from_utf8(bytes.to_vec()).expect("text");
-        (response.status().as_u16(), serde_json::from_str(&text).unwrap_or(Value::String(text)))
+        let answer = hotbook_harness::request(&self.url(""), method, path, token, body).await;
+        let (status, text) = answer.unwrap_or_else(|e| panic!("{path}: {e}"));
+        (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
     }
 
     pub async fn get(&self, path: &str) -> (u16, Value) {
@@ -138,17 +120,12 @@ impl TestServer {
     }
 
     pub async fn ws_without_token(&self) -> Ws {
-        let url = format!("ws://127.0.0.1:{}/ws", self.port);
-        let (stream, _) = tokio_tungstenite::connect_async(url).await.expect("a websocket");
-        Ws { stream }
+        Ws::connect(&self.url("")).await
     }
 
     /// A WebSocket whose token came with the upgrade.
     pub async fn ws_with_header(&self, token: &str) -> Ws {
-        let mut request = format!("ws://127.0.0.1:{}/ws", self.port).into_client_request().expect("a request");
-        request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().expect("a header"));
-        let (stream, _) = tokio_tungstenite::connect_async(request).await.expect("a websocket");
-        Ws { stream }
+        Ws::connect_as(&self.url(""), token).await
     }
 }
 
@@ -185,93 +162,6 @@ impl Rest<'_> {
         let body = json!({"symbol": symbol, "side": side, "price": price, "quantity": quantity, "order_id": id});
         self.post("/orders", body).await
     }
-}
-
-/// A WebSocket client.
-pub struct Ws {
-    pub stream: WebSocketStream<MaybeTlsStream<TcpStream>>,
-}
-
-impl Ws {
-    pub async fn auth(&mut self, token: &str, cancel_on_disconnect: bool) {
-        self.send(json!({
-            "action": "AUTH", "request_id": "auth", "token": token, "cancel_on_disconnect": cancel_on_disconnect,
-        }))
-        .await;
-        let answer = self.next_of("ACK").await;
-        assert_eq!(answer["data"]["status"], "OK", "{answer}");
-    }
-
-    pub async fn send(&mut self, message: Value) {
-        self.send_text(message.to_string()).await;
-    }
-
-    pub async fn send_text(&mut self, text: impl Into<String>) {
-        self.stream.send(Message::text(text.into())).await.expect("sent");
-    }
-
-    /// ADD of a LIMIT GTC order.
-    pub async fn add(&mut self, symbol: &str, side: &str, price: &str, quantity: u64, id: &str) {
-        self.send(json!({
-            "action": "ADD", "request_id": id, "symbol": symbol, "side": side, "price": price, "quantity": quantity,
-            "order_id": id,
-        }))
-        .await;
-    }
-
-    /// The next message that is no heartbeat.
-    pub async fn next(&mut self) -> Value {
-        // One deadline for all of it: heartbeats must not put it off.
-        let read = async {
-            loop {
-                match self.stream.next().await.expect("no end").expect("no error") {
-                    Message::Text(text) => {
-                        let value: Value = serde_json::from_str(text.as_str()).expect("JSON");
-                        if value["type"] != "HEARTBEAT" {
-                            return value;
-                        }
-                    }
-                    Message::Close(frame) => panic!("closed: {frame:?}"),
-                    _ => {}
-                }
-            }
-        };
-        soon("a message", read).await
-    }
-
-    /// Skips to the next message of a type.
-    pub async fn next_of(&mut self, kind: &str) -> Value {
-        loop {
-            let message = self.next().await;
-            if message["type"] == kind {
-                return message;
-            }
-        }
-    }
-
-    /// Reads to the close frame; gives its code, `None` when the connection just ended.
-    pub async fn close_code(&mut self) -> Option<u16> {
-        let read = async {
-            loop {
-                match self.stream.next().await {
-                    Some(Ok(Message::Close(frame))) => return frame.map(|f| f.code.into()),
-                    Some(Ok(_)) => {}
-                    Some(Err(_)) | None => return None,
-                }
-            }
-        };
-        soon("the close", read).await
-    }
-
-    /// Ends the TCP connection without a close frame, as a client that dies.
-    pub fn vanish(self) {
-        drop(self.stream);
-    }
-}
-
-/// Awaits with the common deadline.
-pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(SOON, future).await.unwrap_or_else(|_| panic!("no {what} within {SOON:?}"))
 }
 
 /// Asks until the answer is as wanted; the last answer is shown when the deadline passes.

@@ -1,108 +1,16 @@
-//! Kafka, Redis and S3, `hotbook` on them, and traders who do not give up.
-#![allow(dead_code)] // each test file uses its part
+//! Traders who do not give up.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
-use super::process::{Served, call, hotbook, run};
-use super::services::{Kafka, KafkaOptions, Redis, S3, free_port};
-
-pub const SECRET: &str = "cluster-test-cluster-secret-0123456789";
-const PARTITIONS: u32 = 4;
-
-/// The outside parts with topics made, and a settings file that names them.
-pub struct Cluster {
-    pub kafka: Kafka,
-    pub redis: Redis,
-    pub s3: S3,
-    folder: tempfile::TempDir,
-    http_port: u16,
-}
-
-impl Cluster {
-    /// One broker, with everything plain.
-    pub fn start() -> Self {
-        Self::start_with(&KafkaOptions { brokers: 1, ..KafkaOptions::default() }, "")
-    }
-
-    /// `settings`: lines of the settings file on top.
-    pub fn start_with(kafka: &KafkaOptions, settings: &str) -> Self {
-        let (kafka, redis, s3) = std::thread::scope(|scope| {
-            let kafka = scope.spawn(|| Kafka::start_with(kafka));
-            let redis = scope.spawn(Redis::start);
-            (kafka.join().expect("kafka"), redis.join().expect("redis"), S3::start())
-        });
-        let cluster = Self { kafka, redis, s3, folder: tempfile::tempdir().expect("a folder"), http_port: free_port() };
-        std::fs::write(cluster.settings(), format!("{}{settings}", cluster.plain_settings())).expect("written");
-        let said = cluster.admin_init_topics();
-        assert!(said.0, "{said:?}");
-        cluster
-    }
-
-    fn plain_settings(&self) -> String {
-        let (brokers, bucket) = (self.kafka.addresses(), S3::BUCKET);
-        let copies = self.kafka.brokers.len();
-        let least = copies.div_ceil(2);
-        format!(
-            "node_id = \"east\"\ncluster_secret = \"{SECRET}\"\nnodes = 3\npartitions = {PARTITIONS}\n\
-             http_port = {}\ngrpc_port = 0\nhttp_workers = 1\nbook_threads_per_node = 1\nsnapshot_every_s = 2\norders_retention_hours = 24\n\
-             placement_mode = \"off\"\nkafka_brokers = \"{brokers}\"\nkafka_replication = {copies}\n\
-             kafka_min_insync_replicas = {least}\nredis_host = \"127.0.0.1\"\nredis_port = {}\n\
-             s3_bucket = \"{bucket}\"\ns3_endpoint = \"http://127.0.0.1:{}\"\naws_region = \"{}\"\n",
-            self.http_port,
-            self.redis.port,
-            self.s3.port,
-            S3::REGION,
-        )
-    }
-
-    /// The settings file.
-    pub fn settings(&self) -> PathBuf {
-        self.folder.path().join("hotbook.toml")
-    }
-
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
-    }
-
-    /// The program with these arguments and the settings file.
-    pub fn hotbook(&self, arguments: &[&str]) -> Command {
-        let environment =
-            [("AWS_ACCESS_KEY_ID", S3::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", S3::SECRET_KEY), ("LOG_LEVEL", "warn")];
-        let mut command = hotbook(arguments, &environment);
-        command.arg("--config").arg(self.settings()).current_dir(self.folder.path());
-        command
-    }
-
-    pub fn serve(&self) -> Served {
-        Served::start(self.hotbook(&["serve"]))
-    }
-
-    pub fn admin_init_topics(&self) -> (bool, String, String) {
-        run(self.hotbook(&["admin", "init-topics"]))
-    }
-
-    /// The auditor's report of all symbols, which is clean.
-    pub fn clean_audit(&self, more: &[&str]) -> Value {
-        let (ok, out, err) = run(self.hotbook(&[&["audit", "--json"], more].concat()));
-        assert!(ok, "{out}\n{err}");
-        let report: Value = serde_json::from_str(&out).expect("a report");
-        assert_eq!(report["violations"], 0, "{out}");
-        report
-    }
-
-    /// Where the server listens, also when it is started anew.
-    pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.http_port)
-    }
-}
+use crate::client::call;
+use crate::wait::SETTLES_WITHIN;
 
 /// What traders were told.
 #[derive(Default)]
@@ -119,7 +27,7 @@ pub struct Told {
 pub struct Traders {
     stop: Arc<AtomicBool>,
     told: Arc<Mutex<Told>>,
-    clients: Vec<actix_web::rt::task::JoinHandle<()>>,
+    clients: Vec<JoinHandle<()>>,
 }
 
 impl Traders {
@@ -138,7 +46,7 @@ impl Traders {
         let client = |(symbol, client): (&&str, usize)| {
             let (url, token, symbol) = (url.to_owned(), token.to_owned(), (*symbol).to_owned());
             let (stop, told, name) = (Arc::clone(&stop), Arc::clone(&told), name.to_owned());
-            actix_web::rt::spawn(async move {
+            tokio::spawn(async move {
                 let mut next = Instant::now();
                 for n in 0.. {
                     tokio::time::sleep_until(next.into()).await;
@@ -193,7 +101,7 @@ impl Traders {
     /// Every order that was sent is settled.
     pub async fn stop(self) -> Told {
         self.stop.store(true, Ordering::Release);
-        let ended = tokio::time::timeout(Duration::from_secs(60), join_all(self.clients)).await;
+        let ended = tokio::time::timeout(SETTLES_WITHIN, join_all(self.clients)).await;
         ended.expect("all orders are settled in time").into_iter().for_each(|client| client.expect("no panic"));
         std::mem::take(&mut *self.told.lock().expect("no panic"))
     }

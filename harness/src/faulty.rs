@@ -4,33 +4,45 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 const REFUSES: u64 = u64::MAX;
 const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-/// See the module; ends with the test's process.
+/// Connects to the server behind.
+type Connect = dyn Fn() -> std::io::Result<TcpStream> + Send + Sync;
+
+/// See the module; no connection is taken any more when it is dropped.
 pub struct Faulty {
     pub port: u16,
     /// Milliseconds that each piece of a request waits, or [`REFUSES`].
     mode: Arc<AtomicU64>,
+    ends: Arc<AtomicBool>,
 }
 
 impl Faulty {
     /// Begins to pass on what comes to `port`.
     pub fn before(server: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        Self::at(0, Arc::new(move || TcpStream::connect(("127.0.0.1", server))))
+    }
+
+    /// Listens at a port, or at any if that is 0.
+    pub(crate) fn at(port: u16, connect: Arc<Connect>) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).expect("a port");
         let port = listener.local_addr().expect("its port").port();
-        let mode = Arc::new(AtomicU64::new(0));
-        let set = Arc::clone(&mode);
+        let (mode, ends) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
+        let faulty = Self { port, mode: Arc::clone(&mode), ends: Arc::clone(&ends) };
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let mode = Arc::clone(&set);
-                std::thread::spawn(move || pass(client, server, &mode));
+                if ends.load(Ordering::Acquire) {
+                    return;
+                }
+                let (mode, connect) = (Arc::clone(&mode), Arc::clone(&connect));
+                std::thread::spawn(move || pass(client, &*connect, &mode));
             }
         });
-        Self { port, mode }
+        faulty
     }
 
     pub fn pass_all(&self) {
@@ -42,14 +54,23 @@ impl Faulty {
         self.mode.store(REFUSES, Ordering::Release);
     }
 
+    /// Lets each piece of a request wait.
     pub fn slow_by(&self, each: Duration) {
         self.mode.store(each.as_millis() as u64, Ordering::Release);
     }
 }
 
+impl Drop for Faulty {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Release);
+        // Whoever waits for the next connection sees that.
+        _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
 /// One connection. Errors end it, as they would without anybody between.
-fn pass(mut client: TcpStream, server: u16, mode: &AtomicU64) {
-    let Ok(mut behind) = TcpStream::connect(("127.0.0.1", server)) else { return };
+fn pass(mut client: TcpStream, connect: &Connect, mode: &AtomicU64) {
+    let Ok(mut behind) = connect() else { return };
     let (Ok(mut answers), Ok(mut back)) = (behind.try_clone(), client.try_clone()) else { return };
     std::thread::spawn(move || {
         _ = std::io::copy(&mut answers, &mut back);
