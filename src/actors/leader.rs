@@ -56,6 +56,11 @@ impl Leader {
         }
     }
 
+    /// Forgets what it led with, without prolonging the lease.
+    pub fn step_down(&mut self) {
+        self.placement = None;
+    }
+
     /// Leads, if it is the leader.
     pub fn lead(&mut self, asked: Asked, fleet: &Arc<Fleet>) {
         let beats = match asked {

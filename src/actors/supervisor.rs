@@ -10,7 +10,6 @@ use super::directory::BookStatus;
 use super::fleet::Fleet;
 use super::leader::{Leader, LeaderParts};
 use super::load::LoadMeter;
-use super::moves::Moves;
 use super::node::{NodeContext, NodeLoad};
 use super::rows::Rows;
 use crate::clock;
@@ -60,28 +59,36 @@ impl Supervisor {
         let load = NodeLoad { load: window.busy / node.settings.cores, measured_at: clock::now(), fetch: window.fetch };
         node.set_load(load.clone());
         let status = fleet.get(&node.id).map_or(NodeStatus::Starting, super::fleet::RunningNode::status);
-        let beat = self.heartbeat(status, load, &books, &self.parts.leading.moves);
+        let beat = Heartbeat { log_lost: fleet.members().log_is_lost(), ..self.heartbeat(status, load, &books) };
         if !std::mem::replace(&mut self.is_telling, true) {
             let (routes, ttl) = (Arc::clone(&self.parts.routes), self.parts.window * FORGOTTEN_AFTER_WINDOWS);
-            let (ask, rows) = (self.leader.ask(), Arc::clone(&self.rows));
+            // Who cannot reach the log could only hold up others that can.
+            let ask = (!beat.log_lost).then(|| self.leader.ask());
+            let rows = Arc::clone(&self.rows);
             let tell = async move {
                 let told = routes.beat(beat, ttl).await;
                 rows.mend(&books).await;
-                (told, ask.await)
+                let asked = match ask {
+                    Some(ask) => Some(ask.await),
+                    None => None,
+                };
+                (told, asked)
             };
             ctx.spawn(tell.into_actor(self).map(|(told, asked), supervisor, _| {
                 supervisor.is_telling = false;
                 if let Err(e) = told {
                     tracing::warn!(node = %supervisor.parts.node.id, error = %e, "heartbeat not written");
                 }
-                if let Some(fleet) = supervisor.parts.fleet.upgrade() {
-                    supervisor.leader.lead(asked, &fleet);
+                match (asked, supervisor.parts.fleet.upgrade()) {
+                    (Some(asked), Some(fleet)) => supervisor.leader.lead(asked, &fleet),
+                    _ => supervisor.leader.step_down(),
                 }
             }));
         }
     }
 
-    fn heartbeat(&self, status: NodeStatus, load: NodeLoad, books: &[Arc<BookStatus>], moves: &Moves) -> Heartbeat {
+    fn heartbeat(&self, status: NodeStatus, load: NodeLoad, books: &[Arc<BookStatus>]) -> Heartbeat {
+        let moves = &self.parts.leading.moves;
         let node = &self.parts.node;
         let mut hottest: Vec<BookLoad> = books.iter().filter(|b| b.is_active()).map(|b| book_load(b)).collect();
         let owned = hottest.len() as u64;
@@ -96,6 +103,7 @@ impl Supervisor {
             load: load.load,
             cores: node.settings.cores,
             books: owned,
+            log_lost: false,
             hottest,
             partitions: load.fetch.into_iter().map(|(partition, fetch)| PartitionLoad { partition, fetch }).collect(),
             arriving: moves

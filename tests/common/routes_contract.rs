@@ -70,6 +70,7 @@ pub fn beat(name: &str, incarnation: u64, load: f64) -> Heartbeat {
         load,
         cores: 1.5,
         books: 17,
+        log_lost: true,
         hottest: vec![book],
         partitions: vec![PartitionLoad { partition: 3, fetch: 0.125 }],
         arriving: vec![Arriving { symbol: Symbol::new("COMES").unwrap(), from: NodeId::new("n9").unwrap() }],

@@ -20,8 +20,8 @@ use crate::ports::snapshots::SnapshotKey;
 use crate::wire::rpc::RpcKey;
 use crate::wire::rpc::v1::node_peer_client::NodePeerClient;
 use crate::wire::rpc::v1::{
-    AbortMoveRequest, BeginMovesRequest, DrainRequest, KeptRequest, MoveCause, ProbeRequest, ReadRequest,
-    ReplicaRequest, SealRequest, SymbolKept, abort_move_response, read_request,
+    AbortMoveRequest, BeginMovesRequest, DrainRequest, KeptRequest, MoveCause, ProbeRequest, ProbeResponse,
+    ReadRequest, ReplicaRequest, SealRequest, SymbolKept, abort_move_response, read_request,
 };
 
 /// A process that does not answer a short question by then is not waited for.
@@ -113,14 +113,14 @@ impl Link {
         self.client.clone()
     }
 
-    /// The incarnation of a node that is there.
+    /// What a node says of itself that is there.
     ///
     /// # Errors
     /// [`LinkError`]: it is not, or nothing is heard of it.
-    pub async fn probe(&self, node: NodeId) -> Result<u64, LinkError> {
+    pub async fn probe(&self, node: NodeId) -> Result<ProbeResponse, LinkError> {
         let mut client = self.client();
         let answer = client.probe(ProbeRequest { node: node.to_string() });
-        Ok(self.call(ANSWER_WITHIN, answer).await?.incarnation)
+        self.call(ANSWER_WITHIN, answer).await
     }
 
     /// # Errors

@@ -1,7 +1,8 @@
 //! The nodes of other processes, as their heartbeats and direct probes tell.
 //!
 //! A node is dead when its heartbeat is missing and a direct probe fails: an emptied route table must not look like a
-//! dead cluster (DESIGN 6). While the table cannot be read nobody is found dead.
+//! dead cluster (DESIGN 6). While the table cannot be read nobody is found dead. One that cannot reach the log while we can
+//! ([`Sight`]) counts as dead as well.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -13,10 +14,12 @@ use futures_util::future::join_all;
 use parking_lot::{Mutex, RwLock};
 
 use super::link::{Link, LinkError};
+use super::sight::Sight;
 use crate::actors::retention::Oldest;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::replica::Sealed;
 use crate::migration::sharing::Room;
+use crate::ports::log::Log;
 use crate::ports::routes::{Heartbeat, NodeStatus, Routes};
 use crate::wire::rpc::RpcKey;
 
@@ -66,6 +69,7 @@ pub struct MembersParts {
     /// The nodes of this process.
     pub here: Vec<NodeId>,
     pub routes: Arc<dyn Routes>,
+    pub log: Arc<dyn Log>,
     /// Signs calls.
     pub key: RpcKey,
     /// Carries the connections; lives as long as the process.
@@ -79,6 +83,8 @@ pub struct MembersParts {
 pub struct Members {
     /// `None`: this process is alone.
     parts: Option<MembersParts>,
+    /// `None`: this process is alone.
+    sight: Option<Arc<Sight>>,
     seen: RwLock<BTreeMap<NodeId, Arc<Member>>>,
     /// Since when the table can be read.
     readable_since: Mutex<Option<Instant>>,
@@ -89,10 +95,21 @@ impl Members {
     pub fn start(parts: MembersParts) -> Arc<Self> {
         let (seen, readable_since) = Default::default();
         let thread = parts.thread.clone();
-        let members = Arc::new(Self { parts: Some(parts), seen, readable_since });
+        let sight = Arc::new(Sight::new(parts.window));
+        thread.spawn(Arc::clone(&sight).watch(Arc::clone(&parts.log)));
+        let members = Arc::new(Self { parts: Some(parts), sight: Some(sight), seen, readable_since });
         let watched = Arc::clone(&members);
         thread.spawn(async move { watched.watch().await });
         members
+    }
+
+    /// Whether this process cannot reach the log. One that is alone has nobody to tell.
+    pub fn log_is_lost(&self) -> bool {
+        self.sight.as_ref().is_some_and(|sight| sight.is_lost())
+    }
+
+    fn log_is_in_sight(&self) -> bool {
+        self.sight.as_ref().is_some_and(|sight| sight.is_clear())
     }
 
     /// Whether there may be others.
@@ -204,11 +221,12 @@ impl Members {
             self.take_note(parts, beat);
         }
         let probes = silent.values().map(|member| async move {
-            let is_alive = member.link.probe(member.node).await.inspect_err(|e| complain(member, e)).is_ok();
+            let answer = member.link.probe(member.node).await.inspect_err(|e| complain(member, e));
+            let is_alive = answer.is_ok_and(|answer| !(answer.log_lost && self.log_is_in_sight()));
             if member.alive.swap(is_alive, Ordering::AcqRel) && !is_alive {
                 match member.beat.read().status {
                     NodeStatus::Draining => tracing::info!(node = %member.node, "node has gone, as it said it would"),
-                    _ => tracing::error!(node = %member.node, "node is dead: no heartbeat, no answer"),
+                    _ => tracing::error!(node = %member.node, "node is dead: no heartbeat, and no answer or no log"),
                 }
             }
         });
@@ -217,10 +235,13 @@ impl Members {
 
     fn take_note(&self, parts: &MembersParts, beat: Heartbeat) {
         let Some(address) = beat.addresses.peer.clone() else { return };
+        let is_there = !(beat.log_lost && self.log_is_in_sight());
         let known = self.get(&beat.node).filter(|m| m.link.address() == address);
         if let Some(member) = known {
-            if !member.alive.swap(true, Ordering::AcqRel) {
-                tracing::info!(node = %member.node, "node is there again");
+            match (member.alive.swap(is_there, Ordering::AcqRel), is_there) {
+                (false, true) => tracing::info!(node = %member.node, "node is there again"),
+                (true, false) => tracing::error!(node = %member.node, "node is dead: it cannot reach the log"),
+                _ => {}
             }
             *member.beat.write() = beat;
             return;
@@ -229,7 +250,7 @@ impl Members {
             Ok(link) => {
                 tracing::info!(node = %beat.node, %address, "node of another process");
                 let node = beat.node;
-                let member = Member { node, beat: RwLock::new(beat), alive: AtomicBool::new(true), link };
+                let member = Member { node, beat: RwLock::new(beat), alive: AtomicBool::new(is_there), link };
                 self.seen.write().insert(node, Arc::new(member));
             }
             Err(e) => tracing::error!(node = %beat.node, %address, error = %e, "node cannot be spoken to"),

@@ -5,6 +5,7 @@
 
 mod link;
 mod members;
+mod sight;
 
 pub use link::{Begun, Link, LinkError, Read, read_seal, seal_request};
 pub use members::{Member, Members, MembersParts};

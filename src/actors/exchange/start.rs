@@ -139,7 +139,7 @@ impl Exchange {
             adopt(&*admin, &keyring, &mut found, &ids).await?;
         }
         let owners = Arc::new(Owners::found(&found));
-        let members = members(&config, &ids, &routes);
+        let members = members(&config, &ids, &routes, &log);
         if ids.is_empty() {
             let window = Duration::from_millis(config.load_window_ms);
             actix::spawn(follow_routes(Arc::clone(&owners), Arc::clone(&routes), window));
@@ -255,13 +255,14 @@ impl Exchange {
 }
 
 /// Whoever else there is, if this process is one of several.
-fn members(config: &ExchangeConfig, here: &[NodeId], routes: &Arc<dyn Routes>) -> Arc<Members> {
+fn members(config: &ExchangeConfig, here: &[NodeId], routes: &Arc<dyn Routes>, log: &Arc<dyn Log>) -> Arc<Members> {
     if config.cluster.is_none() {
         return Arc::default();
     }
     Members::start(MembersParts {
         here: here.to_vec(),
         routes: Arc::clone(routes),
+        log: Arc::clone(log),
         key: RpcKey::from_secret(&config.cluster_secret),
         thread: Arbiter::new().handle(),
         window: Duration::from_millis(config.load_window_ms),

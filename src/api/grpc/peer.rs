@@ -58,7 +58,8 @@ fn symbol(text: &str) -> Result<Symbol, Status> {
 impl NodePeer for Peer {
     async fn probe(&self, request: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         let node = self.node(&request.get_ref().node)?;
-        Ok(Response::new(ProbeResponse { incarnation: node.context.incarnation }))
+        let log_lost = self.exchange.members().log_is_lost();
+        Ok(Response::new(ProbeResponse { incarnation: node.context.incarnation, log_lost }))
     }
 
     async fn seal(&self, request: Request<SealRequest>) -> Result<Response<SealResponse>, Status> {

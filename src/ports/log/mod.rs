@@ -257,6 +257,14 @@ pub trait Log: Send + Sync + 'static {
     /// Lets go of records below `before`; space is given back when a whole segment is free.
     fn trim(&self, of: TopicPartition, before: Offset) -> BoxFuture<'_, Result<(), LogError>>;
 
+    /// Asks whether the log is there. A log of this process always is.
+    ///
+    /// # Errors
+    /// Why nothing was heard of it, within seconds.
+    fn answers(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
     /// Stops taking appends, makes what was taken durable, ends.
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>>;
 }

@@ -152,6 +152,9 @@ pub struct Heartbeat {
     pub hottest: Vec<BookLoad>,
     /// The partitions whose fetching costs something.
     pub partitions: Vec<PartitionLoad>,
+    /// It cannot reach the log: whoever can has its books taken over.
+    #[serde(default)]
+    pub log_lost: bool,
     /// Books that are being moved to it; at most [`Heartbeat::ARRIVING_MAX`].
     #[serde(default)]
     pub arriving: Vec<Arriving>,

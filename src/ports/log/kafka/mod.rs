@@ -165,6 +165,11 @@ impl Log for KafkaLog {
         })
     }
 
+    /// Any broker will do.
+    fn answers(&self) -> BoxFuture<'_, Result<(), LogError>> {
+        Box::pin(self.admin.answers(self.places.name(Topic::Orders)))
+    }
+
     fn close(&self) -> BoxFuture<'_, Result<(), LogError>> {
         Box::pin(self.close_all())
     }

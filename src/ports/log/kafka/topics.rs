@@ -20,6 +20,8 @@ use crate::ports::log::{LogError, Topic};
 
 /// How long brokers may take to answer an administrator.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// How long any broker may take to say that it is there.
+const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// How soon every broker knows of a new topic, and how often we look.
 const SPREADS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
@@ -69,6 +71,18 @@ impl Admin {
         let client = Arc::new(kafka.client().create_with_context(context).map_err(unavailable)?);
         kafka.security.keep_authorized(&client)?;
         Ok(Arc::new(Self { client }))
+    }
+
+    /// Asks any broker.
+    ///
+    /// # Errors
+    /// [`LogError::Unavailable`] when none has answered within a second.
+    pub async fn answers(&self, topic: &str) -> Result<(), LogError> {
+        let (client, topic) = (Arc::clone(&self.client), topic.to_owned());
+        let asked = tokio::task::spawn_blocking(move || {
+            client.inner().fetch_metadata(Some(&topic), HEARD_WITHIN).map(|_| ()).map_err(unavailable)
+        });
+        asked.await.unwrap_or(Err(LogError::Closed))
     }
 
     /// Lets go of records below `before`; gives the offset at which the partition now begins.
