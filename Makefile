@@ -2,12 +2,14 @@
 CARGO ?= cargo
 
 # What is tested against real servers and in a real browser, and those tests. One set of features: they are built once.
-OUTSIDE = kafka,msk,redis,s3,services-tests,browser-tests
+OUTSIDE = kafka,msk,redis,s3,services-tests,browser-tests,host-tests
 OUTSIDE_TESTS = --test ports_log_kafka --test ports_log_kafka_secure --test ports_routes_redis --test ports_snapshots_s3 \
 	--test services --test cluster_one --test cluster_faults --test cluster_clients --test cluster_three \
 	--test cluster_placement --test chaos --test pages_browser
 
-.PHONY: run test test-outside chaos check bench sim
+HOST_TESTS = --test host_links --test host_network
+
+.PHONY: run test test-outside test-host chaos check bench sim
 
 run:            ## the exchange on embedded parts, at http://127.0.0.1:8080
 	$(CARGO) run --release
@@ -22,6 +24,12 @@ test-outside:   ## real servers and a real browser, which are fetched and starte
 	scripts/services install kafka redis s3 python browser
 	$(CARGO) clippy --all-targets --locked --features $(OUTSIDE) -- -D warnings
 	$(CARGO) test --locked --features $(OUTSIDE) $(OUTSIDE_TESTS)
+
+test-host:      ## what takes root: nodes in network namespaces, cut off from each other and from what they stand on
+	@unshare --net true || { echo "make test-host takes root with network namespaces, which this user has not here" >&2; exit 1; }
+	@test -c /dev/net/tun || { echo "make test-host takes /dev/net/tun, which is not here (the kernel's module tun)" >&2; exit 1; }
+	scripts/services install kafka redis s3
+	$(CARGO) test --locked --features $(OUTSIDE) $(HOST_TESTS) -- --test-threads=1 --nocapture
 
 chaos:          ## a hundred faults on a cluster, the audit clean after each; HOTBOOK_CHAOS_SEED chooses others
 	scripts/services install kafka redis s3

@@ -51,7 +51,7 @@ impl Secured {
         std::fs::write(&both, format!("{}{}", read("server.key"), read("server.pem"))).unwrap();
         let (tls, iam) = (free_port(), free_port());
         let properties = properties(&both, &ours.path("ca.pem"), tls, iam);
-        let brokers = Brokers { brokers: 1, properties, classpath: Some(classes.path().to_owned()) };
+        let brokers = Brokers { properties, classpath: Some(classes.path().to_owned()), ..Brokers::default() };
         let cluster = Cluster::of(HOTBOOK).kafka(brokers).start();
         Self { cluster, ours, others, tls, iam, _classes: classes }
     }

@@ -12,7 +12,7 @@ type Order = (Command, Sender<std::io::Result<Child>>);
 ///
 /// # Panics
 /// When there is no such program.
-pub(crate) fn spawn(mut command: Command) -> Child {
+pub fn spawn(mut command: Command) -> Child {
     static SPAWNER: OnceLock<Mutex<Sender<Order>>> = OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (orders, inbox) = channel::<Order>();

@@ -6,6 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::faulty::Faulty;
+use crate::network::{Host, Network};
 use crate::places;
 use crate::ports::free_port;
 use crate::process::{Process, ProcessOptions};
@@ -23,6 +24,7 @@ pub struct ClusterOptions {
     kafka: KafkaOptions,
     settings: String,
     s3_can_fail: bool,
+    network: Option<Network>,
 }
 
 impl ClusterOptions {
@@ -54,21 +56,33 @@ impl ClusterOptions {
         self
     }
 
+    /// On a network of its own: `kafka`, `redis`, `s3` and each process are hosts of it. Not together with
+    /// [`Self::s3_can_fail`]: there the network fails.
+    #[must_use]
+    pub fn network(mut self, network: &Network) -> Self {
+        self.network = Some(network.clone());
+        self
+    }
+
     /// Starts the servers, writes the settings and makes the topics. No process of hotbook runs yet.
     ///
     /// # Panics
     /// When a server does not start: it says what is missing, such as `scripts/services install kafka`.
-    pub fn start(self) -> Cluster {
+    pub fn start(mut self) -> Cluster {
+        let host = |name: &str| self.network.as_ref().map(|network| network.host(name));
+        let (redis, s3) = (host("redis"), host("s3"));
+        self.kafka.host = host("kafka");
+        assert!(!(self.s3_can_fail && s3.is_some()), "s3_can_fail is for a cluster on loopback");
         let (kafka, redis, s3) = std::thread::scope(|scope| {
             let kafka = scope.spawn(|| Kafka::start_with(&self.kafka));
-            let redis = scope.spawn(Redis::start);
-            (kafka.join(), redis.join(), S3::start())
+            let redis = scope.spawn(|| Redis::start_on(redis.as_ref(), &[]));
+            (kafka.join(), redis.join(), S3::start_on(s3.as_ref(), &[]))
         });
         // What was said of it is printed already.
         let (kafka, redis) = (kafka.expect("Kafka starts"), redis.expect("Redis starts"));
         let s3_way = self.s3_can_fail.then(|| Faulty::before(s3.port));
         let folder = tempfile::tempdir().expect("a folder");
-        let launcher = Launcher { program: self.program, folder: folder.path().to_owned() };
+        let launcher = Launcher { program: self.program, folder: folder.path().to_owned(), network: self.network };
         let cluster = Cluster { kafka, redis, s3, s3_way, folder, launcher, http_port: free_port() };
         std::fs::write(cluster.settings(), format!("{}{}", cluster.plain_settings(), self.settings)).expect("written");
         let said = cluster.admin_init_topics();
@@ -82,6 +96,7 @@ impl ClusterOptions {
 pub(crate) struct Launcher {
     program: PathBuf,
     folder: PathBuf,
+    network: Option<Network>,
 }
 
 impl Launcher {
@@ -93,11 +108,18 @@ impl Launcher {
         self.folder.join(format!("{name}.log"))
     }
 
-    pub(crate) fn hotbook(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn host(&self, name: &str) -> Option<Host> {
+        self.network.as_ref().map(|network| network.host(name))
+    }
+
+    pub(crate) fn hotbook(&self, arguments: &[&str], host: Option<&Host>) -> Command {
         let environment =
             [("AWS_ACCESS_KEY_ID", S3::ACCESS_KEY), ("AWS_SECRET_ACCESS_KEY", S3::SECRET_KEY), ("LOG_LEVEL", "warn")];
         let mut command = hotbook(&self.program, arguments, &environment);
         command.arg("--config").arg(self.settings()).current_dir(&self.folder);
+        if let Some(host) = host {
+            host.enter(&mut command);
+        }
         command
     }
 }
@@ -122,7 +144,13 @@ impl Cluster {
     /// When there is no such program.
     pub fn of(program: impl AsRef<Path>) -> ClusterOptions {
         let program = places::checked(program.as_ref());
-        ClusterOptions { program, kafka: KafkaOptions::default(), settings: String::new(), s3_can_fail: false }
+        ClusterOptions {
+            program,
+            kafka: KafkaOptions::default(),
+            settings: String::new(),
+            s3_can_fail: false,
+            network: None,
+        }
     }
 
     fn plain_settings(&self) -> String {
@@ -133,13 +161,23 @@ impl Cluster {
             "node_id = \"east\"\ncluster_secret = \"{SECRET}\"\nnodes = 3\npartitions = {PARTITIONS}\n\
              http_port = {}\ngrpc_port = 0\nhttp_workers = 1\nbook_threads_per_node = 1\nsnapshot_every_s = 2\norders_retention_hours = 24\n\
              placement_mode = \"off\"\nkafka_brokers = \"{brokers}\"\nkafka_replication = {copies}\n\
-             kafka_min_insync_replicas = {least}\nredis_host = \"127.0.0.1\"\nredis_port = {}\n\
-             s3_bucket = \"{bucket}\"\ns3_endpoint = \"http://127.0.0.1:{}\"\naws_region = \"{}\"\n",
+             kafka_min_insync_replicas = {least}\nredis_host = \"{}\"\nredis_port = {}\n\
+             s3_bucket = \"{bucket}\"\ns3_endpoint = \"http://{}:{}\"\naws_region = \"{}\"\n",
             self.http_port,
+            self.redis.address,
             self.redis.port,
+            self.s3.address,
             self.s3_way.as_ref().map_or(self.s3.port, |way| way.port),
             S3::REGION,
         )
+    }
+
+    /// The network that it was started on.
+    ///
+    /// # Panics
+    /// When it is on loopback.
+    pub fn network(&self) -> &Network {
+        self.launcher.network.as_ref().expect("it was started with a network")
     }
 
     /// The settings file.
@@ -154,7 +192,7 @@ impl Cluster {
 
     /// The program with these arguments and the settings file.
     pub fn hotbook(&self, arguments: &[&str]) -> Command {
-        self.launcher.hotbook(arguments)
+        self.launcher.hotbook(arguments, self.launcher.host("operator").as_ref())
     }
 
     /// A process of its own with one node, to be started.
@@ -167,8 +205,9 @@ impl Cluster {
         names.map(|name| self.process(name).start())
     }
 
-    /// One process with three nodes: `east-1` to `east-3`.
+    /// One process with three nodes: `east-1` to `east-3`. On loopback only.
     pub fn serve(&self) -> Served {
+        assert!(self.launcher.network.is_none(), "on a network there are only processes of their own");
         Served::start_with(self.hotbook(&["serve"]), LogFile::at(&self.launcher.log_of("east")))
     }
 

@@ -41,12 +41,14 @@
 //! | `kill -9`, SIGSTOP and SIGCONT, SIGTERM of a process | [`Process::kill`], [`Process::freeze`], [`Process::thaw`], [`Process::terminate`]; [`Process::start_again`] |
 //! | a broker that is killed, stopped, hangs | [`services::Server::kill`], [`stop`](services::Server::stop), [`freeze`](services::Server::freeze), [`start`](services::Server::start) of `cluster.kafka.brokers[0]` |
 //! | Redis away, flushed, emptied | the same of `cluster.redis.server`; [`services::Redis::flush`], [`services::Redis::lose_data`] |
+//! | packets between two hosts that are lost, late or never come | [`Network::cut`], [`Network::cut_off`], [`Network::worsen`], [`Network::heal`]; it takes root ([`NoNetwork`]) |
 //! | S3 away, refusing, slow | the same of `cluster.s3.server`; [`Faulty::refuse`], [`Faulty::slow_by`] of `cluster.s3_way` |
 
 mod child;
 mod client;
 mod cluster;
 mod faulty;
+mod network;
 mod places;
 mod ports;
 mod process;
@@ -55,9 +57,11 @@ pub mod services;
 mod traders;
 mod wait;
 
+pub use child::spawn;
 pub use client::{Ws, call, request};
 pub use cluster::{Cluster, ClusterOptions, PARTITIONS, SECRET};
 pub use faulty::Faulty;
+pub use network::{Host, Link, Network, NoNetwork};
 pub use places::{program, scripts, services_folder};
 pub use ports::free_port;
 pub use process::{Process, ProcessOptions};

@@ -1,12 +1,16 @@
 //! Several processes of `hotbook` on one cluster's parts: started, frozen, killed and asked.
 
 use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 use crate::cluster::Launcher;
+use crate::faulty::Faulty;
+use crate::network::Host;
 use crate::ports::free_port;
 use crate::served::{LogFile, Served};
 use crate::wait::SETTLES_WITHIN;
@@ -43,7 +47,13 @@ impl ProcessOptions {
     /// # Panics
     /// With the end of its log, when it does not start.
     pub fn start(self) -> Process {
-        let mut process = Process { port: free_port(), options: self, served: None };
+        let (port, host) = (free_port(), self.launcher.host(&self.name));
+        // It takes development tokens, and so only clients on its own loopback.
+        let door = host.clone().map(|host| {
+            let connect = move || host.connect((Ipv4Addr::LOCALHOST, port));
+            Faulty::at(port, Arc::new(connect))
+        });
+        let mut process = Process { port, options: self, host, _door: door, served: None };
         process.start_again();
         process
     }
@@ -53,6 +63,10 @@ impl ProcessOptions {
 pub struct Process {
     port: u16,
     options: ProcessOptions,
+    /// Where it runs, if not on this machine's own network.
+    host: Option<Host>,
+    /// The same port here, from which its clients are brought to it: no fault of the network is between.
+    _door: Option<Faulty>,
     served: Option<Served>,
 }
 
@@ -70,8 +84,9 @@ impl Process {
             all.extend(["--nodes", "1"]);
         }
         all.extend(arguments.iter().map(String::as_str));
-        let mut command = launcher.hotbook(&all);
+        let mut command = launcher.hotbook(&all, self.host.as_ref());
         command.env("HOTBOOK_NODE_ID", name);
+        command.envs(self.host.as_ref().map(|host| ("HOTBOOK_GRPC_HOST", host.address().to_string())));
         command.envs(environment.iter().map(|(name, value)| (name, value)));
         self.served = Some(Served::start_with(command, LogFile::at(&self.log_path())));
     }

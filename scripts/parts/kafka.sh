@@ -59,15 +59,16 @@ LOG
 
 kafka_java() { java -Dlog4j2.configurationFile="$home/kafka-$kafka_version/log4j2.properties" "$@"; }
 
-# kafka_run --dir=D --port=P --controller-port=C [--node=N --voters=1@127.0.0.1:C,.. --cluster=ID]
+# kafka_run --dir=D --port=P --controller-port=C [--host=ADDRESS --node=N --voters=1@127.0.0.1:C,.. --cluster=ID]
 #           [--classpath=JARS] [--property=K=V]..
 # A property given here wins over those below.
 kafka_run() {
-  local dir='' port='' controller='' node=1 voters='' cluster=hotbookTestsAAAAAAAAAA classpath='' replicas=1 isr=1
+  local dir='' host=127.0.0.1 port='' controller='' node=1 voters='' cluster=hotbookTestsAAAAAAAAAA classpath='' replicas=1 isr=1
   local argument properties=()
   for argument in "$@"; do
     case $argument in
       --dir=*) dir=${argument#*=} ;;
+      --host=*) host=${argument#*=} ;;
       --port=*) port=${argument#*=} ;;
       --controller-port=*) controller=${argument#*=} ;;
       --node=*) node=${argument#*=} ;;
@@ -86,8 +87,8 @@ kafka_run() {
 process.roles=broker,controller
 node.id=$node
 controller.quorum.voters=$voters
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
+listeners=PLAINTEXT://$host:$port,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=PLAINTEXT://$host:$port
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT

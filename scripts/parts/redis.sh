@@ -15,19 +15,22 @@ redis_install() {
   redis_is_installed || fail "redis-server $redis_version_min or newer is needed, this is: $(redis-server --version)"
 }
 
-# redis_run --dir=D --port=P [REDIS-OPTION VALUE]..: what Redis itself understands, such as --requirepass, is passed on.
+# redis_run --dir=D --port=P [--host=ADDRESS] [REDIS-OPTION VALUE]..: what Redis itself understands, such as --requirepass, is passed on.
 redis_run() {
-  local dir='' port='' options=()
+  local dir='' host=127.0.0.1 port='' options=()
   while [ $# -gt 0 ]; do
     case $1 in
       --dir=*) dir=${1#*=} ;;
+      --host=*) host=${1#*=} ;;
       --port=*) port=${1#*=} ;;
       *) options+=("$1") ;;
     esac
     shift
   done
   mkdir -p "$dir"
-  exec redis-server --port "$port" --bind 127.0.0.1 --save '' --appendonly yes --dir "$dir" "${options[@]}"
+  # Elsewhere than on loopback it would take nobody without a password.
+  [ "$host" = 127.0.0.1 ] || options+=(--protected-mode no)
+  exec redis-server --port "$port" --bind "$host" --save '' --appendonly yes --dir "$dir" "${options[@]}"
 }
 
 redis_is_ready() { grep -q 'Ready to accept connections' "$1/log"; }

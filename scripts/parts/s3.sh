@@ -21,12 +21,13 @@ and not here. Install Go (go.dev/dl) and put it on the PATH"
   mv "$home/versitygw-build" "$home/versitygw-$s3_version"
 }
 
-# s3_run --dir=D --port=P [--cert FILE --key FILE]: what versitygw itself understands is passed on.
+# s3_run --dir=D --port=P [--host=ADDRESS] [--cert FILE --key FILE]: what versitygw itself understands is passed on.
 s3_run() {
-  local dir='' port='' options=()
+  local dir='' host=127.0.0.1 port='' options=()
   while [ $# -gt 0 ]; do
     case $1 in
       --dir=*) dir=${1#*=} ;;
+      --host=*) host=${1#*=} ;;
       --port=*) port=${1#*=} ;;
       *) options+=("$1") ;;
     esac
@@ -35,7 +36,7 @@ s3_run() {
   # A folder at the top is a bucket.
   mkdir -p "$dir/data/$s3_bucket" "$dir/side"
   export ROOT_ACCESS_KEY=$s3_key ROOT_SECRET_KEY=$s3_secret
-  exec "$s3_binary" --port "127.0.0.1:$port" --health /health --quiet "${options[@]}" \
+  exec "$s3_binary" --port "$host:$port" --health /health --quiet "${options[@]}" \
     posix --sidecar "$dir/side" "$dir/data"
 }
 

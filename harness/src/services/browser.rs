@@ -13,7 +13,7 @@ impl Driver {
     pub fn start() -> Self {
         let port = free_port();
         let ready = log_says("was started successfully");
-        let mut server = Server::launch("browser", vec![format!("--port={port}")], ready);
+        let mut server = Server::launch("browser", vec![format!("--port={port}")], None, ready);
         server.until_ready();
         Self { server, port }
     }

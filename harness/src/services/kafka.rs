@@ -1,12 +1,14 @@
 //! Kafka.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use super::{Server, log_says};
+use super::{Server, address, log_says};
+use crate::network::Host;
 use crate::ports::free_port;
 
 /// How a Kafka cluster is started.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct KafkaOptions {
     /// One (the default), or three that replicate with `min.insync.replicas=2`.
     pub brokers: usize,
@@ -14,12 +16,14 @@ pub struct KafkaOptions {
     pub properties: Vec<String>,
     /// More for the class path, such as a folder of compiled classes.
     pub classpath: Option<PathBuf>,
+    /// Where its brokers run, if not on loopback; they are one host.
+    pub host: Option<Host>,
 }
 
 impl Default for KafkaOptions {
     /// One broker.
     fn default() -> Self {
-        Self { brokers: 1, properties: Vec::new(), classpath: None }
+        Self { brokers: 1, properties: Vec::new(), classpath: None, host: None }
     }
 }
 
@@ -27,6 +31,7 @@ impl Default for KafkaOptions {
 pub struct Kafka {
     pub brokers: Vec<Server>,
     pub ports: Vec<u16>,
+    address: Ipv4Addr,
 }
 
 impl Kafka {
@@ -53,15 +58,15 @@ impl Kafka {
                     arguments.push(format!("--property={}", line.replace("{controller}", &controller.to_string())));
                 }
                 arguments.extend(options.classpath.as_ref().map(|p| format!("--classpath={}", p.display())));
-                Server::launch("kafka", arguments, log_says("Kafka Server started"))
+                Server::launch("kafka", arguments, options.host.as_ref(), log_says("Kafka Server started"))
             })
             .collect();
         brokers.iter_mut().for_each(Server::until_ready);
-        Self { brokers, ports: ports.iter().map(|(port, _)| *port).collect() }
+        Self { brokers, ports: ports.iter().map(|(port, _)| *port).collect(), address: address(options.host.as_ref()) }
     }
 
     /// For `bootstrap.servers`.
     pub fn addresses(&self) -> String {
-        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect::<Vec<_>>().join(",")
+        self.ports.iter().map(|port| format!("{}:{port}", self.address)).collect::<Vec<_>>().join(",")
     }
 }

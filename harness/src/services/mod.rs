@@ -7,6 +7,7 @@ mod kafka;
 mod redis;
 mod s3;
 
+use std::net::{Ipv4Addr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ pub use redis::Redis;
 pub use s3::S3;
 
 use crate::child::{signal, spawn};
+use crate::network::Host;
 use crate::places;
 
 /// A JVM on a busy machine of two cores needs seconds; whatever takes longer than this is broken.
@@ -27,6 +29,8 @@ const READY: Duration = Duration::from_secs(90);
 pub struct Server {
     part: &'static str,
     arguments: Vec<String>,
+    /// Where it runs, if not on this machine's own network.
+    host: Option<Host>,
     folder: tempfile::TempDir,
     child: Option<Child>,
     is_ready: Box<dyn Fn(&Path) -> bool + Send + Sync>,
@@ -36,13 +40,16 @@ impl Server {
     /// Launches it without waiting until it serves.
     fn launch(
         part: &'static str,
-        arguments: Vec<String>,
+        mut arguments: Vec<String>,
+        host: Option<&Host>,
         is_ready: impl Fn(&Path) -> bool + Send + Sync + 'static,
     ) -> Self {
         let folders = places::services_folder().join("tests");
         std::fs::create_dir_all(&folders).expect("a folder beside the services");
         let folder = tempfile::Builder::new().prefix(part).tempdir_in(folders).expect("a folder");
-        let mut server = Self { part, arguments, folder, child: None, is_ready: Box::new(is_ready) };
+        arguments.extend(host.map(|host| format!("--host={}", host.address())));
+        let mut server =
+            Self { part, arguments, host: host.cloned(), folder, child: None, is_ready: Box::new(is_ready) };
         server.launch_again();
         server
     }
@@ -53,6 +60,9 @@ impl Server {
         let mut command = Command::new(places::scripts().join("services"));
         command.arg("run").arg(self.part).arg(format!("--dir={}", self.folder.path().display())).args(&self.arguments);
         command.stdin(Stdio::null()).stderr(log.try_clone().expect("a handle")).stdout(log);
+        if let Some(host) = &self.host {
+            host.enter(&mut command);
+        }
         self.child = Some(spawn(command));
     }
 
@@ -105,6 +115,11 @@ impl Server {
         signal(self.child.as_ref().expect("it runs"), libc::SIGCONT);
     }
 
+    /// Connects to one of its ports.
+    pub(crate) fn connect(&self, port: u16) -> std::io::Result<TcpStream> {
+        connect(self.host.as_ref(), port)
+    }
+
     /// Of the server itself: the script becomes it.
     pub fn pid(&self) -> Option<u32> {
         self.child.as_ref().map(Child::id)
@@ -122,6 +137,17 @@ impl Server {
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
+}
+
+/// The address at which a server listens.
+pub(crate) fn address(host: Option<&Host>) -> Ipv4Addr {
+    host.map_or(Ipv4Addr::LOCALHOST, Host::address)
+}
+
+/// Connects to a server on a host.
+pub(crate) fn connect(host: Option<&Host>, port: u16) -> std::io::Result<TcpStream> {
+    let to = (address(host), port);
+    host.map_or_else(|| TcpStream::connect(to), |host| host.connect(to))
 }
 
 impl Drop for Server {

@@ -1,15 +1,18 @@
 //! S3, served from a folder.
 
-use std::net::TcpStream;
-use std::path::PathBuf;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
 
-use super::Server;
+use super::{Server, address, connect};
+use crate::network::Host;
 use crate::ports::free_port;
 
 /// An S3 server with one empty bucket.
 pub struct S3 {
     pub server: Server,
     pub port: u16,
+    /// At which it listens.
+    pub address: Ipv4Addr,
 }
 
 impl S3 {
@@ -24,12 +27,19 @@ impl S3 {
 
     /// With more of versitygw's own options, such as `--cert`.
     pub fn start_with(options: &[&str]) -> Self {
+        Self::start_on(None, options)
+    }
+
+    /// On a host of a network.
+    pub fn start_on(host: Option<&Host>, options: &[&str]) -> Self {
         let port = free_port();
         let mut arguments = vec![format!("--port={port}")];
         arguments.extend(options.iter().map(|o| (*o).to_owned()));
-        let mut server = Server::launch("s3", arguments, move |_| TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let asks = host.cloned();
+        let is_ready = move |_: &Path| connect(asks.as_ref(), port).is_ok();
+        let mut server = Server::launch("s3", arguments, host, is_ready);
         server.until_ready();
-        Self { server, port }
+        Self { server, port, address: address(host) }
     }
 
     /// Where the objects of the bucket lie as files.
