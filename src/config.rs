@@ -343,8 +343,11 @@ impl Config {
         if self.standby > 1 {
             return Err(ConfigError::Value { key: "standby", what: "must be 0 or 1".into() });
         }
-        if self.standby >= self.nodes {
-            return Err(ConfigError::Value { key: "standby", what: "needs a second node: nodes is 1".into() });
+        if self.standby >= self.nodes && !self.is_cluster() {
+            return Err(ConfigError::Value {
+                key: "standby",
+                what: "needs a second node: nodes is 1, and this is no cluster".into(),
+            });
         }
         if let Some(symbol) = self.dev_command_cost_us.keys().find(|s| crate::domain::Symbol::new(s).is_err()) {
             return Err(ConfigError::Value {

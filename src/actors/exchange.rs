@@ -358,7 +358,7 @@ impl Exchange {
         for node in self.fleet.all() {
             node.context.stop();
         }
-        let books = self.directory.all();
+        let books = self.fleet.books();
         for some in books.chunks(STOP_SNAPSHOTS_MAX) {
             let saves = some.iter().map(|book| self.snapshot(book.symbol));
             for (book, result) in some.iter().zip(futures_util::future::join_all(saves).await) {

@@ -1,10 +1,12 @@
 //! The nodes of the process: which take books, which give theirs away, and how one ends. And where the books of dead nodes
 //! of the cluster go.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod homeless;
+
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use actix::prelude::*;
 
@@ -14,15 +16,13 @@ use super::directory::{BookStatus, Directory};
 use super::leader;
 use super::moves::{MoveError, Moves};
 use super::node::{NodeContext, NodeSupervisor};
-use super::owners::{Owner, Owners};
-use super::standbys::Standbys;
+use super::owners::Owners;
+use super::standbys::guests::Guests;
+use super::standbys::{Followed, Standbys};
 use crate::domain::{NodeId, Symbol};
 use crate::migration::handover::{Cause, MoveId};
-use crate::migration::sharing::{Homeless, Room, share_out};
 use crate::ports::routes::NodeStatus;
-
-/// A node of another process that was asked to take a book is asked again after this time.
-const ASK_AGAIN: Duration = Duration::from_secs(3);
+use homeless::Followers;
 
 /// Why a node cannot be drained or stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +125,10 @@ pub struct Fleet {
     parts: FleetParts,
     /// `None`: no book has one.
     standbys: Option<Standbys>,
+    /// What other processes want followed here.
+    guests: Guests,
+    /// Who follows books of dead nodes.
+    followers: parking_lot::Mutex<Followers>,
     /// Books that another process was asked to take, and when.
     asked: parking_lot::Mutex<HashMap<Symbol, Instant>>,
 }
@@ -140,7 +144,8 @@ pub struct FleetParts {
 
 impl Fleet {
     pub fn new(nodes: Vec<RunningNode>, parts: FleetParts) -> Self {
-        Self { nodes, parts, standbys: None, asked: parking_lot::Mutex::default() }
+        let (guests, followers, asked) = Default::default();
+        Self { nodes, parts, standbys: None, guests, followers, asked }
     }
 
     /// The nodes of other processes.
@@ -160,7 +165,24 @@ impl Fleet {
         self
     }
 
-    /// The replica that stands by for a symbol's book, on another node.
+    /// What other processes want followed here.
+    pub fn guests(&self) -> &Guests {
+        &self.guests
+    }
+
+    /// Who stands by for a book that a node of this process owns: a node of any process, as it said last.
+    pub fn follower_of(&self, symbol: &Symbol) -> Option<Followed> {
+        self.standbys.as_ref()?.follower_of(self, symbol)
+    }
+
+    /// The books that nodes of this process own by the log, in order of symbol: each by the replica that stands for it here.
+    pub fn books(&self) -> Vec<Arc<BookStatus>> {
+        let is_mine =
+            |b: &Arc<BookStatus>| self.parts.owners.get(&b.symbol).is_none_or(|owner| self.get(&owner.node).is_some());
+        self.parts.directory.all().into_iter().filter(is_mine).collect()
+    }
+
+    /// The replica of this process that stands by for a symbol's book, on another node.
     pub fn standby_of(&self, symbol: &Symbol) -> Option<Arc<BookStatus>> {
         let node = self.get(&self.standbys.as_ref()?.get(symbol)?)?;
         node.context.status(symbol).filter(|status| node.context.is_alive() && status.stands_by())
@@ -194,7 +216,7 @@ impl Fleet {
     }
 
     pub fn views(&self) -> Vec<NodeView> {
-        let (all, leader) = (self.parts.directory.all(), self.parts.decisions.leader());
+        let (all, leader) = (self.books(), self.parts.decisions.leader());
         let owned = self.parts.owners.all();
         let view = |n: &RunningNode| {
             let books = || all.iter().filter(|b| b.node() == n.context.id);
@@ -285,59 +307,10 @@ impl Fleet {
             node.end_threads();
         }
         self.look_after_homeless();
-        if let Some(standbys) = &self.standbys {
-            standbys.look(self, &self.parts.directory.all());
+        self.guests.look(self);
+        if let Some(standbys) = self.standbys.as_ref().filter(|_| !self.nodes.is_empty()) {
+            standbys.look(self);
         }
-    }
-
-    fn look_after_homeless(&self) {
-        let FleetParts { directory, owners, moves, .. } = &self.parts;
-        let owned = owners.all();
-        let leaving = self.leaving(&owned);
-        if leaving.is_empty() {
-            return;
-        }
-        let moving = moves.moving();
-        let mut asked = self.asked.lock();
-        asked.retain(|_, at| at.elapsed() < ASK_AGAIN);
-        let homeless = owned.iter().filter(|(symbol, owner)| {
-            leaving.contains_key(&owner.node) && !moving.contains(symbol) && !asked.contains_key(symbol)
-        });
-        let causes: HashMap<Symbol, Cause> = homeless.clone().map(|(s, owner)| (*s, leaving[&owner.node])).collect();
-        let homeless = homeless.map(|(symbol, owner)| {
-            let standby = self.standby_of(symbol).map(|standby| standby.node());
-            let busy = directory.get(symbol).map_or(0.0, |book| book.busy());
-            Homeless { symbol: *symbol, partition: owner.partition, busy, standby }
-        });
-        let mut elsewhere: BTreeMap<(NodeId, Cause), Vec<Symbol>> = BTreeMap::new();
-        for (symbol, to) in share_out(homeless.collect(), &mut self.rooms(&owned)) {
-            if self.get(&to).is_some() {
-                // Refused if it cannot be moved just now: looked at again.
-                _ = moves.begin(symbol, to, causes[&symbol]);
-            } else {
-                asked.insert(symbol, Instant::now());
-                elsewhere.entry((to, causes[&symbol])).or_default().push(symbol);
-            }
-        }
-        for ((to, cause), symbols) in elsewhere {
-            self.ask_to_take(to, symbols, cause);
-        }
-    }
-
-    /// The nodes whose books must go: those of the process that give them away or died, and those of the cluster that died,
-    /// if this process looks after the dead.
-    fn leaving(&self, owned: &[(Symbol, Owner)]) -> HashMap<NodeId, Cause> {
-        let leads = leader::is_led_from_here(&self.parts.decisions, |id| self.get(id).is_some());
-        let mine = self.nodes.iter().filter(|n| !n.takes_books());
-        let mine = mine.map(|n| (n.context.id, if n.context.is_alive() { Cause::Drain } else { Cause::Recovery }));
-        let mut leaving: HashMap<NodeId, Cause> = mine.filter(|(_, cause)| leads || *cause == Cause::Drain).collect();
-        if leads && self.parts.members.is_cluster() {
-            let others: HashSet<NodeId> =
-                owned.iter().map(|(_, owner)| owner.node).filter(|id| self.get(id).is_none()).collect();
-            let dead = others.into_iter().filter(|id| self.parts.members.is_dead(id));
-            leaving.extend(dead.map(|id| (id, Cause::Recovery)));
-        }
-        leaving
     }
 
     /// Whether this process trims the log: it has nodes, so that it knows which symbols are listed, and leads, or nobody does.
@@ -345,35 +318,11 @@ impl Fleet {
         !self.nodes.is_empty() && leader::is_led_from_here(&self.parts.decisions, |id| self.get(id).is_some())
     }
 
-    /// The nodes of the cluster that take books, with what each has.
-    fn rooms(&self, owned: &[(Symbol, Owner)]) -> BTreeMap<NodeId, Room> {
-        let room = |n: &RunningNode| {
-            let books = owned.iter().filter(|(_, owner)| owner.node == n.context.id).count();
-            (n.context.id, Room { books, load: n.context.load().load, cores: n.context.settings.cores })
-        };
-        let others = self.parts.members.all();
-        let others = others.iter().filter(|m| m.takes_books()).map(|m| (m.node, m.room()));
-        self.nodes.iter().filter(|n| n.takes_books()).map(room).chain(others).collect()
-    }
-
     /// The node of the cluster that takes books and has the fewest.
     pub fn emptiest(&self, owner_of_entries: impl Fn(&NodeId) -> usize) -> Option<NodeId> {
         let others = self.parts.members.all();
         let others = others.iter().filter(|m| m.takes_books()).map(|m| m.node);
         self.open_ids().chain(others).min_by_key(|id| (owner_of_entries(id), *id))
-    }
-
-    fn ask_to_take(&self, to: NodeId, symbols: Vec<Symbol>, cause: Cause) {
-        let Some(member) = self.parts.members.get(&to) else { return };
-        self.parts.members.spawn(async move {
-            match member.link().begin_moves(to, &symbols, cause).await {
-                Ok(begun) => {
-                    let refused = begun.iter().filter(|b| b.is_err()).count();
-                    tracing::info!(node = %to, ?cause, books = symbols.len(), refused, "node was asked to take books");
-                }
-                Err(e) => tracing::warn!(node = %to, error = %e, "node cannot be asked to take books"),
-            }
-        });
     }
 
     /// Begins to move a book to a node of any process.

@@ -339,6 +339,10 @@ impl Drive {
             }
         }
         drop(turn);
+        if self.plan.cause == Cause::Recovery && coordinator.is_taken() {
+            let from = if restores { "snapshot" } else { "standby" };
+            metrics::counter!("hotbook_books_recovered_total", "from" => from).increment(1);
+        }
         finish(coordinator.record());
     }
 

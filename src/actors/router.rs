@@ -108,9 +108,12 @@ impl Lags {
     /// Records that the book's node has met in the log and the book has not applied yet.
     fn of(&self, symbol: &Symbol) -> u64 {
         match (self.directory.get(symbol), self.owners.get(symbol)) {
-            (Some(book), _) => book.lag(),
-            (None, Some(owner)) => self.members.lag(&owner.node, symbol),
-            (None, None) => 0,
+            // One that only follows may be behind, and that keeps nobody from trading.
+            (Some(book), owner) if owner.is_none_or(|o| o.node == book.node() || !self.members.knows(&o.node)) => {
+                book.lag()
+            }
+            (_, Some(owner)) => self.members.lag(&owner.node, symbol),
+            (_, None) => 0,
         }
     }
 }

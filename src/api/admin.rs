@@ -17,6 +17,7 @@ use crate::actors::book::CutError;
 use crate::actors::cluster::Read;
 use crate::actors::directory::BookStatus;
 use crate::actors::exchange::{ControlError, Exchange};
+use crate::actors::standbys::Followed;
 use crate::domain::instrument::TickBand;
 use crate::domain::{Admission, Epoch, Instrument, NodeId, Offset, Price, Reason, Seq, Symbol};
 use crate::engine::RULES_VERSION;
@@ -84,10 +85,9 @@ async fn books(edge: Shared, request: HttpRequest) -> Outcome {
 
 /// The books of this process; one that is about to leave for another is that one's.
 pub(super) fn book_entries(exchange: &Exchange) -> gathered::Entries {
-    let standby = |b: &Arc<BookStatus>| exchange.fleet().standby_of(&b.symbol);
-    let view = |b: &Arc<BookStatus>| BookOut {
-        standby: standby(b).map(|s| s.node()),
-        standby_lag: standby(b).map(|s| s.lag()),
+    let view = |(b, standby): (Arc<BookStatus>, Option<Followed>)| BookOut {
+        standby: standby.map(|s| s.node),
+        standby_lag: standby.map(|s| s.lag),
         symbol: b.symbol,
         node: b.node(),
         epoch: b.epoch(),
@@ -106,8 +106,11 @@ pub(super) fn book_entries(exchange: &Exchange) -> gathered::Entries {
         book_digest: b.book_digest().to_string(),
         state_digest: b.state_digest().to_string(),
     };
-    let is_mine = |b: &&Arc<BookStatus>| exchange.peers().is_here(&b.owner());
-    gathered::entries(exchange.directory().all().iter().filter(is_mine).map(view))
+    let with_standby = |book: Arc<BookStatus>| {
+        let standby = exchange.fleet().follower_of(&book.symbol);
+        (book, standby)
+    };
+    gathered::entries(exchange.fleet().books().into_iter().map(with_standby).map(view))
 }
 
 /// Which node owns a symbol.

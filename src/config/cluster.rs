@@ -190,5 +190,7 @@ mod tests {
             assert!(said.starts_with("config_value_invalid: ") && said.contains(named), "{said}");
         }
         assert!(with(&[("HOTBOOK_KAFKA_SECURITY", "none")]).is_err());
+        let followed = with(&[("HOTBOOK_STANDBY", "1"), ("HOTBOOK_NODES", "1")]).unwrap();
+        assert_eq!((followed.standby, followed.nodes), (1, 1), "the second node is in another process");
     }
 }

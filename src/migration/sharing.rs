@@ -11,6 +11,9 @@ use crate::domain::{NodeId, Symbol};
 /// Runs of books that stay together are so short that each node gets about so many.
 const RUNS_PER_NODE: usize = 8;
 
+/// Nodes that follow numbers of books within one part of so many are even.
+const EVEN_WITHIN: usize = 8;
+
 /// What any book is taken to cost, in cores: an idle one must be restored and followed too.
 const BOOK_COSTS: f64 = 0.001;
 
@@ -103,6 +106,36 @@ pub fn assign_standbys(books: &[Housed], open: &[NodeId]) -> Vec<(Symbol, NodeId
     assigned
 }
 
+/// Gives standbys of the nodes that follow most to those that follow fewest, such as one that has just come: as long as the
+/// one follows over an eighth more than the other, and at most `most` of them. Each book has a standby that lives.
+pub fn even_out(books: &[Housed], open: &[NodeId], most: usize) -> Vec<(Symbol, NodeId)> {
+    let mut follows: BTreeMap<NodeId, Vec<&Housed>> = open.iter().map(|node| (*node, Vec::new())).collect();
+    for book in books {
+        if let Some(by_node) = book.standby.and_then(|node| follows.get_mut(&node)) {
+            by_node.push(book);
+        }
+    }
+    let mut given = Vec::new();
+    while given.len() < most {
+        let count = |(node, books): (&NodeId, &Vec<_>)| (books.len(), *node);
+        let Some(((least, few), (largest, many))) =
+            follows.iter().map(count).min().zip(follows.iter().map(count).max())
+        else {
+            break;
+        };
+        if largest <= least + 1 + largest / EVEN_WITHIN {
+            break;
+        }
+        let may_go = |book: &&Housed| book.owner != few;
+        let Some(book) = follows.get_mut(&many).and_then(|all| Some(all.remove(all.iter().rposition(may_go)?))) else {
+            break;
+        };
+        given.push((book.symbol, few));
+        follows.entry(few).or_default().push(book);
+    }
+    given
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -165,6 +198,31 @@ mod tests {
         let assigned: Vec<_> = assign_standbys(&books, &open).iter().map(|(s, to)| (s.to_string(), *to)).collect();
         assert_eq!(assigned, [("S0002".into(), node(3)), ("S0004".into(), node(1)), ("S0003".into(), node(1))]);
         assert!(assign_standbys(&[housed(1, 1, None)], &[node(1)]).is_empty(), "there is nobody else");
+    }
+
+    #[test]
+    fn a_node_that_comes_later_gets_its_share_of_standbys_and_then_nothing_moves() {
+        let housed = |n, standby| Housed { symbol: homeless(n, 0, None).symbol, partition: 0, owner: node(1), standby };
+        let mut books: Vec<_> = (0..40).map(|n| housed(n, Some(node(2)))).collect();
+        let open = [node(2), node(3)];
+        let mut rounds = 0;
+        loop {
+            let given = even_out(&books, &open, 4);
+            assert!(given.len() <= 4 && given.iter().all(|(_, to)| *to == node(3)), "{given:?}");
+            if given.is_empty() {
+                break;
+            }
+            for (symbol, to) in given {
+                books.iter_mut().filter(|b| b.symbol == symbol).for_each(|b| b.standby = Some(to));
+            }
+            rounds += 1;
+        }
+        let with_third = books.iter().filter(|b| b.standby == Some(node(3))).count();
+        assert_eq!((with_third, rounds), (19, 5), "of 40 it follows nearly half");
+        assert_eq!(even_out(&[housed(1, Some(node(2)))], &open, 4), [], "one book has one standby");
+        let all_its_own = [housed(1, Some(node(2))), housed(2, Some(node(2)))];
+        assert_eq!(even_out(&all_its_own, &[node(1), node(2)], 4), [], "nobody follows a book of its own");
+        assert_eq!(even_out(&all_its_own, &[], 4), []);
     }
 
     proptest! {

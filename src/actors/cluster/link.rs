@@ -12,6 +12,7 @@ use crate::actors::book::{CutError, Saved};
 use crate::actors::moves::MoveError;
 use crate::actors::peers::Following;
 use crate::actors::retention::{Kept, Oldest};
+use crate::actors::standbys::Followed;
 use crate::clock;
 use crate::domain::{Digest, Epoch, NodeId, Offset, Seq, Symbol};
 use crate::migration::handover::{AbortError, Cause, MoveId};
@@ -20,12 +21,15 @@ use crate::ports::snapshots::SnapshotKey;
 use crate::wire::rpc::RpcKey;
 use crate::wire::rpc::v1::node_peer_client::NodePeerClient;
 use crate::wire::rpc::v1::{
-    AbortMoveRequest, BeginMovesRequest, DrainRequest, KeptRequest, MoveCause, ProbeRequest, ProbeResponse,
-    ReadRequest, ReplicaRequest, SealRequest, SymbolKept, abort_move_response, read_request,
+    AbortMoveRequest, BeginMovesRequest, DrainRequest, FollowedBook, FollowedRequest, FollowedResponse, KeptRequest,
+    MoveCause, ProbeRequest, ProbeResponse, ReadRequest, ReplicaRequest, SealRequest, StandByRequest, SymbolKept,
+    abort_move_response, read_request,
 };
 
 /// A process that does not answer a short question by then is not waited for.
 const ANSWER_WITHIN: Duration = Duration::from_secs(1);
+/// Books of a dead node wait for the answer; without it they are restored, which takes longer.
+const FOLLOWED_WITHIN: Duration = Duration::from_millis(300);
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
 /// Whoever takes a snapshot or lets go of a replica may need longer.
 const WORK_WITHIN: Duration = Duration::from_secs(120);
@@ -162,6 +166,31 @@ impl Link {
         self.call(WORK_WITHIN, self.client().let_go(replica(node, symbol))).await.map(|_| ())
     }
 
+    /// Has a node follow these books of `owners`, nodes of this process, and no others of theirs; gives those that it stands
+    /// by for now.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn stand_by(
+        &self,
+        node: NodeId,
+        owners: &[NodeId],
+        symbols: &[Symbol],
+    ) -> Result<Vec<Followed>, LinkError> {
+        let symbols = symbols.iter().map(Symbol::to_string).collect();
+        let request = StandByRequest { node: node.to_string(), owners: names(owners), symbols };
+        self.call(ANSWER_WITHIN, self.client().stand_by(request)).await.map(|answer| read_followed(&answer))
+    }
+
+    /// The replicas of books of `owners` that the process has.
+    ///
+    /// # Errors
+    /// [`LinkError`].
+    pub async fn followed(&self, owners: &[NodeId]) -> Result<Vec<Followed>, LinkError> {
+        let request = FollowedRequest { owners: names(owners) };
+        self.call(FOLLOWED_WITHIN, self.client().followed(request)).await.map(|answer| read_followed(&answer))
+    }
+
     /// Of each symbol that the process knows two kept snapshots of, where the older begins to read.
     ///
     /// # Errors
@@ -263,6 +292,30 @@ pub fn read_seal(request: &SealRequest) -> Result<(Symbol, NodeId, Sealed), &'st
     Ok((Symbol::new(&request.symbol).map_err(|_| "symbol")?, name(&request.from, "from")?, sealed))
 }
 
+/// Followed books as processes tell each other.
+pub fn followed_response(followed: Vec<Followed>) -> FollowedResponse {
+    let told = |f: Followed| FollowedBook {
+        symbol: f.symbol.to_string(),
+        node: f.node.to_string(),
+        lag: f.lag,
+        level: f.is_level,
+    };
+    FollowedResponse { books: followed.into_iter().map(told).collect() }
+}
+
+/// What cannot be read is left out: it costs time.
+fn read_followed(told: &FollowedResponse) -> Vec<Followed> {
+    let book = |b: &FollowedBook| {
+        let (symbol, node) = (Symbol::new(&b.symbol).ok()?, NodeId::new(&b.node).ok()?);
+        Some(Followed { symbol, node, lag: b.lag, is_level: b.level })
+    };
+    told.books.iter().filter_map(book).collect()
+}
+
+fn names(nodes: &[NodeId]) -> Vec<String> {
+    nodes.iter().map(NodeId::to_string).collect()
+}
+
 fn replica(node: NodeId, symbol: Symbol) -> ReplicaRequest {
     ReplicaRequest { node: node.to_string(), symbol: symbol.to_string() }
 }
@@ -281,5 +334,15 @@ mod tests {
         assert_eq!(read_seal(&SealRequest { digest: Bytes::from_static(b"short"), ..told.clone() }), Err("digest"));
         assert_eq!(read_seal(&SealRequest { to: String::new(), ..told.clone() }), Err("to"));
         assert_eq!(read_seal(&SealRequest { symbol: "a b".into(), ..told }), Err("symbol"));
+    }
+
+    #[test]
+    fn followed_books_are_read_as_they_were_told_and_what_cannot_be_read_is_left_out() {
+        let (symbol, node) = (Symbol::new("A").unwrap(), NodeId::new("n1").unwrap());
+        let followed = vec![Followed { symbol, node, lag: 3, is_level: true }];
+        let mut told = followed_response(followed.clone());
+        told.books.push(FollowedBook { symbol: "a b".into(), ..told.books[0].clone() });
+        told.books.push(FollowedBook { node: String::new(), ..told.books[0].clone() });
+        assert_eq!(read_followed(&told), followed);
     }
 }

@@ -16,6 +16,7 @@ use parking_lot::{Mutex, RwLock};
 use super::link::{Link, LinkError};
 use super::sight::Sight;
 use crate::actors::retention::Oldest;
+use crate::actors::standbys::Followed;
 use crate::domain::{NodeId, Symbol};
 use crate::migration::replica::Sealed;
 use crate::migration::sharing::Room;
@@ -137,6 +138,16 @@ impl Members {
         self.seen.read().get(node).is_some_and(|m| m.is_alive())
     }
 
+    /// Whether a node is of another process, dead or alive.
+    pub fn knows(&self, node: &NodeId) -> bool {
+        self.is_cluster() && self.seen.read().contains_key(node)
+    }
+
+    /// Whether a node was alive just now: not one that is only not found dead because the table is away.
+    pub fn is_heard(&self, node: &NodeId) -> bool {
+        self.is_alive(node) && self.readable_since.lock().is_some()
+    }
+
     /// Whether any of them takes books.
     pub fn takes_books(&self) -> bool {
         self.seen.read().values().any(|m| m.takes_books())
@@ -184,6 +195,18 @@ impl Members {
                 .ok()
         });
         join_all(asked).await.into_iter().flatten().collect()
+    }
+
+    /// Which books of some nodes the other processes follow. One that does not answer at once is left out.
+    pub(in crate::actors) async fn followed(&self, owners: &[NodeId]) -> Vec<Followed> {
+        let asked = self.processes().into_iter().map(|member| async move {
+            let told = member.link.followed(owners).await;
+            told.inspect_err(
+                |e| tracing::warn!(node = %member.node, error = %e, "process does not tell what it follows"),
+            )
+            .unwrap_or_default()
+        });
+        join_all(asked).await.concat()
     }
 
     /// Runs something on the thread of the connections.

@@ -7,5 +7,5 @@ mod link;
 mod members;
 mod sight;
 
-pub use link::{Begun, Link, LinkError, Read, read_seal, seal_request};
+pub use link::{Begun, Link, LinkError, Read, followed_response, read_seal, seal_request};
 pub use members::{Member, Members, MembersParts};

@@ -289,6 +289,7 @@ fn process_id(config: &ExchangeConfig, ids: &[NodeId]) -> NodeId {
 /// Looks after the books for as long as the exchange is there.
 async fn look_after_books(fleet: Weak<Fleet>) {
     while let Some(fleet) = fleet.upgrade() {
+        fleet.learn_followers().await;
         fleet.look_after_books();
         drop(fleet);
         tokio::time::sleep(LOOK_AFTER_BOOKS).await;

@@ -201,6 +201,11 @@ impl Handler<Forgo> for NodeSupervisor {
     fn handle(&mut self, Forgo { symbol, want }: Forgo, _: &mut Self::Context) {
         self.wants(want).remove(&symbol);
         self.note_standby(&symbol);
+        let is_mine = self.node.owners.get(&symbol).is_some_and(|owner| owner.node == self.node.id);
+        let is_idle = self.node.status(&symbol).is_some_and(|status| status.is_idle_shadow());
+        if is_idle && !is_mine && !self.is_wanted(&symbol) {
+            self.let_go(symbol);
+        }
     }
 }
 

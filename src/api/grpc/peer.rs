@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tonic::{Request, Response, Status};
 
 use crate::actors::book::CutError;
-use crate::actors::cluster::{Read, read_seal, seal_request};
+use crate::actors::cluster::{Read, followed_response, read_seal, seal_request};
 use crate::actors::exchange::Exchange;
 use crate::actors::fleet::{DrainError, RunningNode};
 use crate::actors::moves::MoveError;
@@ -17,9 +17,9 @@ use crate::migration::handover::{AbortError, Cause, MoveId};
 use crate::wire::rpc::v1::node_peer_server::NodePeer;
 use crate::wire::rpc::v1::{
     AbortMoveRequest, AbortMoveResponse, BeginMovesRequest, BeginMovesResponse, DrainRequest, DrainResponse,
-    FollowsResponse, KeptRequest, KeptResponse, LetGoResponse, MoveBegun, MoveCause, ProbeRequest, ProbeResponse,
-    ReadRequest, ReadResponse, ReplicaRequest, SealRequest, SealResponse, SymbolKept, TakeSnapshotResponse,
-    abort_move_response, read_request,
+    FollowedRequest, FollowedResponse, FollowsResponse, KeptRequest, KeptResponse, LetGoResponse, MoveBegun, MoveCause,
+    ProbeRequest, ProbeResponse, ReadRequest, ReadResponse, ReplicaRequest, SealRequest, SealResponse, StandByRequest,
+    SymbolKept, TakeSnapshotResponse, abort_move_response, read_request,
 };
 
 pub(super) struct Peer {
@@ -48,6 +48,11 @@ impl Peer {
             Err(e) => MoveBegun { id: 0, code: e.code().into() },
         }
     }
+}
+
+fn nodes(texts: &[String]) -> Result<Vec<NodeId>, Status> {
+    let node = |text: &String| NodeId::new(text).map_err(|e| Status::invalid_argument(format!("a node's name {e}")));
+    texts.iter().map(node).collect()
 }
 
 fn symbol(text: &str) -> Result<Symbol, Status> {
@@ -97,6 +102,19 @@ impl NodePeer for Peer {
         let of = self.node(&request.get_ref().node)?.context.id;
         self.exchange.moves().let_replica_go(&of, symbol(&request.get_ref().symbol)?).await;
         Ok(Response::new(LetGoResponse {}))
+    }
+
+    async fn stand_by(&self, request: Request<StandByRequest>) -> Result<Response<FollowedResponse>, Status> {
+        let request = request.get_ref();
+        let node = self.node(&request.node)?.context.id;
+        let symbols = request.symbols.iter().map(|text| symbol(text)).collect::<Result<Vec<_>, _>>()?;
+        let followed = self.exchange.fleet().stand_by(node, &nodes(&request.owners)?, &symbols);
+        Ok(Response::new(followed_response(followed)))
+    }
+
+    async fn followed(&self, request: Request<FollowedRequest>) -> Result<Response<FollowedResponse>, Status> {
+        let owners = nodes(&request.get_ref().owners)?;
+        Ok(Response::new(followed_response(self.exchange.fleet().followed(&owners))))
     }
 
     async fn kept(&self, _: Request<KeptRequest>) -> Result<Response<KeptResponse>, Status> {

@@ -60,17 +60,19 @@ async fn description() -> HttpResponse {
 
 /// Numbers of all books together: one per book would be thousands of series.
 fn gauge_books(edge: &Edge) {
-    let books = edge.exchange.directory().all();
+    let books = edge.exchange.fleet().books();
     let sum = |f: fn(&BookStatus) -> u64| books.iter().map(|b| f(b)).sum::<u64>() as f64;
     metrics::gauge!("hotbook_books").set(books.len() as f64);
     metrics::gauge!("hotbook_books_active").set(sum(|b| u64::from(b.is_active())));
     metrics::gauge!("hotbook_book_resting_orders").set(sum(BookStatus::orders));
     metrics::gauge!("hotbook_book_lag_records_max").set(books.iter().map(|b| b.lag()).max().unwrap_or(0) as f64);
-    let standbys: Vec<_> = books.iter().filter_map(|b| edge.exchange.fleet().standby_of(&b.symbol)).collect();
-    let (level, lag) = (standbys.iter().filter(|s| !s.is_detached()).count(), standbys.iter().map(|s| s.lag()).max());
+    let standbys: Vec<_> = books.iter().filter_map(|b| edge.exchange.fleet().follower_of(&b.symbol)).collect();
+    let (level, lag) = (standbys.iter().filter(|s| s.is_level).count(), standbys.iter().map(|s| s.lag).max());
     metrics::gauge!("hotbook_standbys").set(standbys.len() as f64);
     metrics::gauge!("hotbook_standbys_level").set(level as f64);
     metrics::gauge!("hotbook_standby_lag_records_max").set(lag.unwrap_or(0) as f64);
+    let fleet = edge.exchange.fleet();
+    metrics::gauge!("hotbook_books_followed").set(fleet.guests().count(fleet) as f64);
     metrics::counter!("hotbook_book_records_applied_total").absolute(sum(BookStatus::applied) as u64);
     metrics::counter!("hotbook_book_restarts_total").absolute(sum(BookStatus::restarts) as u64);
 }
