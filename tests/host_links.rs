@@ -127,7 +127,7 @@ fn a_killed_test_leaves_no_namespace() {
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let said = lines.map_while(Result::ok).find_map(|l| l.strip_prefix("namespace ").map(str::to_owned));
     let namespace = said.expect("the child names its namespace");
-    assert_eq!(processes_in(&namespace).len(), 1, "{namespace}");
+    assert!(!processes_in(&namespace).is_empty(), "{namespace}");
     child.kill().unwrap();
     child.wait().unwrap();
     let began = Instant::now();

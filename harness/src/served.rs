@@ -1,12 +1,12 @@
 //! `hotbook` as a process of its own, with nothing of the machine's environment.
 
 use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tempfile::TempDir;
 
 use crate::child::{signal, spawn};
 use crate::client::{call, request};
@@ -45,32 +45,27 @@ pub struct Served {
     pub url: String,
 }
 
-/// What a process prints, over all its lives; in a folder that may be its own.
-pub(crate) struct LogFile {
-    path: std::path::PathBuf,
-    _folder: Option<TempDir>,
-}
+/// What a process prints, over all its lives. It can be read even when its folder is gone.
+pub(crate) struct LogFile(File);
 
 impl LogFile {
     pub(crate) fn at(path: &Path) -> Self {
-        Self { path: path.to_owned(), _folder: None }
+        let opened = OpenOptions::new().read(true).create(true).append(true).open(path);
+        Self(opened.unwrap_or_else(|e| panic!("{}: {e}", path.display())))
     }
 
-    fn alone() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        Self { path: folder.path().join("log"), _folder: Some(folder) }
-    }
-
-    fn append(&self) -> File {
-        OpenOptions::new().create(true).append(true).open(&self.path).expect("a log file")
+    fn handle(&self) -> File {
+        self.0.try_clone().expect("a handle")
     }
 
     fn bytes(&self) -> usize {
-        std::fs::metadata(&self.path).map_or(0, |m| m.len() as usize)
+        self.0.metadata().map_or(0, |m| m.len() as usize)
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&std::fs::read(&self.path).unwrap_or_default()).into_owned()
+        let mut text = vec![0; self.bytes()];
+        let n = self.0.read_at(&mut text, 0).unwrap_or(0);
+        String::from_utf8_lossy(&text[..n]).into_owned()
     }
 
     fn end(&self) -> String {
@@ -86,12 +81,12 @@ impl Served {
     /// # Panics
     /// With the end of its log, when it ends before or is not ready within [`STARTS_WITHIN`].
     pub fn start(serve: Command) -> Self {
-        Self::start_with(serve, LogFile::alone())
+        Self::start_with(serve, LogFile(tempfile::tempfile().expect("a file")))
     }
 
     pub(crate) fn start_with(mut serve: Command, log: LogFile) -> Self {
         let said_before = log.bytes();
-        serve.stdin(Stdio::null()).stdout(log.append()).stderr(log.append());
+        serve.stdin(Stdio::null()).stdout(log.handle()).stderr(log.handle());
         let mut served = Self { child: spawn(serve), log, url: String::new() };
         let began = Instant::now();
         loop {
