@@ -9,7 +9,7 @@ OUTSIDE_TESTS = --test ports_log_kafka --test ports_log_kafka_secure --test port
 
 HOST_TESTS = --test host_links --test host_network
 
-.PHONY: run test test-outside test-host chaos check bench sim
+.PHONY: run test test-outside host-permits test-host chaos check bench sim
 
 run:            ## the exchange on embedded parts, at http://127.0.0.1:8080
 	$(CARGO) run --release
@@ -25,9 +25,11 @@ test-outside:   ## real servers and a real browser, which are fetched and starte
 	$(CARGO) clippy --all-targets --locked --features $(OUTSIDE) -- -D warnings
 	$(CARGO) test --locked --features $(OUTSIDE) $(OUTSIDE_TESTS)
 
-test-host:      ## what takes root: nodes in network namespaces, cut off from each other and from what they stand on
+host-permits:   ## whether test-host can be run here; says what is missing
 	@unshare --net true || { echo "make test-host takes root with network namespaces, which this user has not here" >&2; exit 1; }
 	@test -c /dev/net/tun || { echo "make test-host takes /dev/net/tun, which is not here (the kernel's module tun)" >&2; exit 1; }
+
+test-host: host-permits ## what takes root: nodes in network namespaces, cut off from each other and from what they stand on
 	scripts/services install kafka redis s3
 	$(CARGO) test --locked --features $(OUTSIDE) $(HOST_TESTS) -- --test-threads=1 --nocapture
 

@@ -9,6 +9,16 @@ pub fn now() -> Micros {
     Micros(since.as_micros() as u64)
 }
 
+/// Milliseconds since some moment of the past, as of the last tick of the machine's clock, a few milliseconds ago: for
+/// what is asked with each record, where a precise answer would cost more than the work that it is about.
+pub fn coarse_ms() -> u64 {
+    #[cfg(target_os = "linux")]
+    let clock = libc::CLOCK_MONOTONIC_COARSE;
+    #[cfg(not(target_os = "linux"))]
+    let clock = libc::CLOCK_MONOTONIC;
+    read(clock).unwrap_or(0) / 1_000_000
+}
+
 /// CPU time of the calling thread, in nanoseconds.
 pub fn thread_cpu_ns() -> u64 {
     read(libc::CLOCK_THREAD_CPUTIME_ID).unwrap_or(0)

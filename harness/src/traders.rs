@@ -5,12 +5,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::client::call;
 use crate::wait::SETTLES_WITHIN;
+
+/// Orders sent once more at a time by [`all_are_known`].
+const ASKED_AT_ONCE: usize = 16;
 
 /// What traders were told.
 #[derive(Default)]
@@ -136,9 +140,10 @@ async fn settle(url: &str, token: &str, body: &Value, told: &Mutex<Told>) {
 
 /// Sends every order once more: each is known, so it was kept, and kept once.
 pub async fn all_are_known(url: &str, token: &str, told: &Told) {
-    for (symbol, id) in &told.settled {
+    let again = told.settled.iter().map(|(symbol, id)| async move {
         let body = json!({"symbol": symbol, "side": "BUY", "price": 1, "quantity": 1, "order_id": id});
         let (status, answer) = call(url, "POST", "/orders", Some(token), body).await.expect("an answer");
         assert_eq!((status, &answer["code"]), (409, &json!("duplicate_order")), "{symbol} {id}: {answer}");
-    }
+    });
+    futures_util::stream::iter(again).buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
 }

@@ -147,12 +147,11 @@ impl FeedActor {
     fn take(&mut self, records: &[Record], ctx: &mut Context<Self>) {
         let Some(last) = records.last() else { return };
         self.node.spent.read(self.from.partition, records.len() as u64);
-        for record in records {
-            self.sort(record, ctx);
-        }
+        let level = records.iter().filter_map(|record| Some((self.sort(record, ctx)?, record))).collect::<Vec<_>>();
         let through = last.offset.next();
         self.next = through;
         let mut runs = std::mem::take(&mut self.runs);
+        self.decode_runs(&level, &mut runs);
         for (symbol, run) in runs.drain() {
             self.hand_on(&symbol, run, through, ctx);
         }
@@ -171,27 +170,37 @@ impl FeedActor {
         }
     }
 
-    fn sort(&mut self, record: &Record, ctx: &mut Context<Self>) {
+    /// Gives the symbol whose book is to have the record now.
+    fn sort(&mut self, record: &Record, ctx: &mut Context<Self>) -> Option<Symbol> {
         self.node.owners.read(record, self.from.partition, &*self.node.log, &self.node.keyring);
         let Ok(symbol) = Symbol::from_bytes(&record.key) else {
             self.refuse(record);
-            return;
+            return None;
         };
         match self.links.get_mut(&symbol) {
-            Some(Link { reach: Reach::Level, .. }) => {
-                let started = thread_cpu_ns();
-                if let Some(input) = self.decode_or_refuse(record, &symbol) {
-                    let run = self.runs.entry(symbol).or_default();
-                    run.inputs.push(input);
-                    run.decode_ns += thread_cpu_ns() - started;
-                }
-            }
+            Some(Link { reach: Reach::Level, .. }) => return Some(symbol),
             Some(Link { reach: Reach::Detached { met, .. } | Reach::Joining { met, .. }, status, .. }) => {
                 *met += 1;
                 status.met(1);
             }
             Some(Link { reach: Reach::Down, .. }) => {}
             None => self.sort_unlinked(record, symbol, ctx),
+        }
+        None
+    }
+
+    /// Decodes records, and tells each book's run its share of the time: a thread's clock costs as much as a record, so
+    /// it is read once for all of them.
+    fn decode_runs(&self, records: &[(Symbol, &Record)], runs: &mut HashMap<Symbol, Run>) {
+        let started = thread_cpu_ns();
+        for (symbol, record) in records {
+            if let Some(input) = self.decode_or_refuse(record, symbol) {
+                runs.entry(*symbol).or_default().inputs.push(input);
+            }
+        }
+        let each_ns = (thread_cpu_ns() - started) / (records.len() as u64).max(1);
+        for run in runs.values_mut() {
+            run.decode_ns = each_ns * run.inputs.len() as u64;
         }
     }
 

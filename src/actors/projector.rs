@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 
 use super::mirror::Mirrors;
 use crate::domain::{Offset, Output, OutputBody, Seq, Symbol};
@@ -25,6 +26,9 @@ const RETRY: Duration = Duration::from_secs(3);
 const EVENTS_RECORDS_MAX: usize = 32;
 /// Derived records looked at at once while finding where to go on.
 const DERIVED_RECORDS_MAX: usize = 4_096;
+/// A partition's derived records are written at most so often, together: with every order that trades there are records
+/// for four topics, and each topic's partition costs the brokers a request of its own.
+const TOGETHER: Duration = Duration::from_millis(20);
 /// How soon the mirror of a symbol whose instrument is not known yet is looked at again.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -111,14 +115,20 @@ impl Progress {
     }
 }
 
+/// Writes for all partitions of the process over one session of the log.
+struct Projector {
+    parts: ProjectorParts,
+    session: Mutex<Option<Arc<dyn Session>>>,
+}
+
 /// Projects every partition whose lease can be had, until the log is closed. Must be called inside an actix system.
 pub fn start(parts: ProjectorParts) {
-    let parts = Arc::new(parts);
-    for partition in 0..parts.log.partitions() {
-        let parts = Arc::clone(&parts);
+    let projector = Arc::new(Projector { parts, session: Mutex::default() });
+    for partition in 0..projector.parts.log.partitions() {
+        let projector = Arc::clone(&projector);
         actix::spawn(async move {
             loop {
-                match parts.partition(partition).await {
+                match projector.partition(partition).await {
                     Err(Stopped::Log(LogError::Closed)) => return,
                     Err(e) => tracing::warn!(partition, error = %e, "derived topics wait"),
                     Ok(()) => {}
@@ -129,34 +139,53 @@ pub fn start(parts: ProjectorParts) {
     }
 }
 
-impl ProjectorParts {
+impl Projector {
+    /// The session, opened when first needed and again after it ended.
+    fn session(&self) -> Result<Arc<dyn Session>, LogError> {
+        let mut session = self.session.lock();
+        if let Some(session) = &*session {
+            return Ok(Arc::clone(session));
+        }
+        // Bounded by itself: of each partition one batch is under way at a time.
+        let options = SessionOptions { name: "projector".to_owned(), queue_bytes_max: usize::MAX };
+        Ok(Arc::clone(session.insert(self.parts.log.open_session(options)?)))
+    }
+
+    /// Appends; a session that ended meanwhile is given up for all partitions.
+    async fn append(&self, records: Vec<NewRecord>) -> Result<(), LogError> {
+        let session = self.session()?;
+        let appended = session.append_all(records).await;
+        if appended.is_err() {
+            self.session.lock().take_if(|now| Arc::ptr_eq(now, &session));
+        }
+        appended.map(|_| ())
+    }
+
     /// Projects one partition for as long as its lease is held; returns at once if another process has it.
     async fn partition(&self, partition: u32) -> Result<(), Stopped> {
         let name = format!("projector:{partition}");
         let asked = Instant::now();
-        let lease = self.routes.acquire(&name, self.holder, LEASE).await?;
-        if lease.holder != self.holder {
+        let lease = self.parts.routes.acquire(&name, self.parts.holder, LEASE).await?;
+        if lease.holder != self.parts.holder {
             return Ok(());
         }
-        let mut held = Held { routes: &*self.routes, name, lease, since: asked };
-        let options = SessionOptions { name: format!("projector of {partition}"), queue_bytes_max: usize::MAX };
-        // Bounded by itself: one batch is under way at a time.
-        let session = self.log.open_session(options)?;
-        let result = self.project(partition, &*session, &mut held).await;
-        _ = self.routes.release(&held.name, held.lease).await;
+        let mut held = Held { routes: &*self.parts.routes, name, lease, since: asked };
+        let result = self.project(partition, &mut held).await;
+        _ = self.parts.routes.release(&held.name, held.lease).await;
         result
     }
 
-    async fn project(&self, partition: u32, session: &dyn Session, held: &mut Held<'_>) -> Result<(), Stopped> {
-        let mut progress = Progress::read(&*self.log, partition).await?;
+    async fn project(&self, partition: u32, held: &mut Held<'_>) -> Result<(), Stopped> {
+        let log = &*self.parts.log;
+        let mut progress = Progress::read(log, partition).await?;
         let of = TopicPartition { topic: Topic::Events, partition };
         tracing::debug!(partition, next = %progress.next, "derived topics go on");
         loop {
             held.keep().await?;
-            let read = self.log.read(of, progress.next, EVENTS_RECORDS_MAX);
+            let read = log.read(of, progress.next, EVENTS_RECORDS_MAX);
             // Dropping a read is safe; the lease must be kept while nothing comes.
             let Ok(records) = tokio::time::timeout(LEASE / 3, read).await else { continue };
-            let (records, mut new) = (records?, Vec::new());
+            let (records, mut new, began) = (records?, Vec::new(), Instant::now());
             for record in &records {
                 progress.next = record.offset.next();
                 self.derive(partition, record.offset, &record.value, &mut progress, &mut new).await;
@@ -164,8 +193,11 @@ impl ProjectorParts {
             if !new.is_empty() {
                 held.keep().await?;
                 let count = new.len() as u64;
-                session.append_all(new).await?;
+                self.append(new).await?;
                 metrics::counter!("hotbook_derived_records_total").increment(count);
+            }
+            if records.len() < EVENTS_RECORDS_MAX {
+                tokio::time::sleep(TOGETHER.saturating_sub(began.elapsed())).await;
             }
         }
     }
@@ -198,7 +230,7 @@ impl ProjectorParts {
     /// Of a symbol's instrument; the mirrors follow `events` too and will know it soon.
     async fn price_scale(&self, symbol: &Symbol) -> u8 {
         loop {
-            if let Some(instrument) = self.mirrors.instrument(symbol) {
+            if let Some(instrument) = self.parts.mirrors.instrument(symbol) {
                 return instrument.price_scale;
             }
             tokio::time::sleep(LOOK).await;
@@ -264,7 +296,9 @@ mod tests {
         routes.acquire("projector:0", holder(1), LEASE).await.unwrap();
         let mirrors = Arc::default();
         let parts = ProjectorParts { log: Arc::clone(&log), routes, mirrors, holder: holder(2) };
-        assert!(parts.partition(0).await.is_ok(), "it returns, having written nothing");
+        let projector = Projector { parts, session: Mutex::default() };
+        assert!(projector.partition(0).await.is_ok(), "it returns, having written nothing");
+        assert!(projector.session.lock().is_none());
         log.close().await.unwrap();
     }
 }

@@ -8,8 +8,7 @@ use std::collections::HashMap;
 
 use actix::prelude::*;
 
-use super::{FeedActor, Link, READ_RECORDS_MAX, RETRY, Reach, Run};
-use crate::clock::thread_cpu_ns;
+use super::{FeedActor, Link, READ_RECORDS_MAX, RETRY, Reach};
 use crate::domain::{Offset, Symbol};
 use crate::ports::log::{LogError, Record};
 
@@ -85,19 +84,13 @@ impl FeedActor {
     fn take_for_party(&mut self, id: PartyId, records: &[Record], ctx: &mut Context<Self>) {
         let Some(last) = records.last() else { return };
         let through = last.offset.next().min(self.next);
-        let (started, mut runs, mut decoded) = (thread_cpu_ns(), HashMap::<Symbol, Run>::new(), 0);
-        for record in records.iter().filter(|r| r.offset < through) {
-            let Ok(symbol) = Symbol::from_bytes(&record.key) else { continue };
-            if self.links.get(&symbol).is_some_and(|link| link.is_of(id))
-                && let Some(input) = self.decode_or_refuse(record, &symbol)
-            {
-                runs.entry(symbol).or_default().inputs.push(input);
-                decoded += 1;
-            }
-        }
-        let each_ns = (thread_cpu_ns() - started) / decoded.max(1);
-        for (symbol, mut run) in runs {
-            run.decode_ns = each_ns * run.inputs.len() as u64;
+        let of_party = records.iter().filter(|r| r.offset < through).filter_map(|record| {
+            let symbol = Symbol::from_bytes(&record.key).ok()?;
+            self.links.get(&symbol)?.is_of(id).then_some((symbol, record))
+        });
+        let mut runs = HashMap::new();
+        self.decode_runs(&of_party.collect::<Vec<_>>(), &mut runs);
+        for (symbol, run) in runs {
             self.hand_on(&symbol, run, through, ctx);
         }
         let links = &self.links;

@@ -1,8 +1,9 @@
 //! `bench kafka`: an exchange whose log is Kafka, beside a bare loop of the client library on the same brokers in the same
 //! run: produce to one topic, consume, produce to a second, consume.
 //!
-//! One partition, one symbol, so that neither side gains by spreading. The exchange adds to the loop: admission, matching,
-//! answers found by origin, mirrors.
+//! One partition, one symbol, so that neither side gains by spreading. Both carry the same orders, each with an id of its own:
+//! the same bytes again and again would cost the loop's client and broker next to nothing, for they compress to nothing. The
+//! exchange adds to the loop: admission, matching, answers found by origin, mirrors.
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -22,9 +23,10 @@ use super::{load, on_kafka};
 use crate::actors::exchange::{Exchange, ExchangeConfig};
 use crate::actors::gateway::Answer;
 use crate::actors::router::Submit;
-use crate::domain::{Side, Symbol};
+use crate::domain::{Command, Side, Symbol};
+use crate::ports::log::Topic;
 use crate::ports::log::kafka::KafkaOptions;
-use crate::ports::log::{Topic, partition_of};
+use crate::wire;
 
 const WITHIN: Duration = Duration::from_secs(60);
 /// Orders sent before one is timed: connections are made, code is warm.
@@ -142,10 +144,17 @@ fn figures(trips: &Histogram<u64>, orders: u64, took: Duration) -> Figures {
     }
 }
 
+/// Every second one trades with the one before it, so that the book stays small.
+fn order(n: u64) -> anyhow::Result<Command> {
+    load::order(n, if n.is_multiple_of(2) { Side::Buy } else { Side::Sell }, PRICE)
+}
+
 /// Sends an order as an edge does, and gives where its outcome comes.
-fn send(exchange: &Exchange, symbol: Symbol, n: u64) -> anyhow::Result<tokio::sync::oneshot::Receiver<Answer>> {
-    // Every second one trades with the one before it, so that the book stays small.
-    let command = load::order(n, if n.is_multiple_of(2) { Side::Buy } else { Side::Sell }, PRICE)?;
+fn send(
+    exchange: &Exchange,
+    symbol: Symbol,
+    command: Command,
+) -> anyhow::Result<tokio::sync::oneshot::Receiver<Answer>> {
     let (origin, answer) = exchange.gateway().expect_answer();
     drop(exchange.gateway().router().submit(Submit { symbol, command, origin })?);
     Ok(answer)
@@ -160,19 +169,20 @@ async fn measure_exchange(
     exchange: &Exchange,
     symbol: Symbol,
     args: &KafkaArgs,
-    numbers: &mut impl Iterator<Item = u64>,
+    numbers: &mut std::ops::RangeFrom<u64>,
 ) -> anyhow::Result<Figures> {
     let mut trips = Histogram::new(3)?;
     for (trip, n) in (0..WARM_UP + args.trips).zip(&mut *numbers) {
         let began = Instant::now();
-        answered(send(exchange, symbol, n)?).await?;
+        answered(send(exchange, symbol, order(n)?)?).await?;
         if trip >= WARM_UP {
             trips.record(began.elapsed().as_micros() as u64)?;
         }
     }
+    let orders = numbers.take(args.orders as usize).map(order).collect::<anyhow::Result<Vec<_>>>()?;
     let (began, mut waiting) = (Instant::now(), VecDeque::with_capacity(WINDOW));
-    for (_, n) in (0..args.orders).zip(&mut *numbers) {
-        waiting.push_back(send(exchange, symbol, n)?);
+    for command in orders {
+        waiting.push_back(send(exchange, symbol, command)?);
         if waiting.len() == WINDOW
             && let Some(oldest) = waiting.pop_front()
         {
@@ -193,7 +203,7 @@ struct Bare {
     back: Option<(BaseConsumer, BareProducer)>,
     heard: BaseConsumer,
     topics: [String; 2],
-    payload: Vec<u8>,
+    symbol: Symbol,
 }
 
 impl Bare {
@@ -217,14 +227,11 @@ impl Bare {
             consumer.assign(&list)?;
             Ok(consumer)
         };
-        let symbol = Symbol::new("BENCH").context("symbol")?;
-        let partition = partition_of(symbol.as_bytes(), 1);
-        let payload = load::record(&symbol, partition, bytes::Bytes::new(), &load::order(0, Side::Buy, PRICE)?).value;
         Ok(Self {
             there: config.create()?,
             back: Some((from_end(&topics[0])?, config.create()?)),
             heard: from_end(&topics[1])?,
-            payload: payload.to_vec(),
+            symbol: Symbol::new("BENCH").context("symbol")?,
             topics,
         })
     }
@@ -251,16 +258,19 @@ impl Bare {
     fn loops(&self, count: u64, orders: u64) -> anyhow::Result<Figures> {
         let mut trips = Histogram::new(3)?;
         for trip in 0..WARM_UP + count {
+            let order = wire::orders::encode(&self.symbol, &order(trip)?);
             let began = Instant::now();
-            put(&self.there, &self.topics[0], &self.payload)?;
+            put(&self.there, &self.topics[0], &order)?;
             self.hear()?;
             if trip >= WARM_UP {
                 trips.record(began.elapsed().as_micros() as u64)?;
             }
         }
+        let encode = |n| Ok(wire::orders::encode(&self.symbol, &order(n)?));
+        let payloads = (0..orders).map(encode).collect::<anyhow::Result<Vec<_>>>()?;
         let (began, mut heard) = (Instant::now(), 0);
-        for sent in 0..orders {
-            put(&self.there, &self.topics[0], &self.payload)?;
+        for (sent, order) in (0..orders).zip(payloads) {
+            put(&self.there, &self.topics[0], &order)?;
             while sent - heard >= WINDOW as u64 {
                 self.hear()?;
                 heard += 1;

@@ -7,7 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,6 +22,7 @@ use tokio::sync::{Notify, oneshot};
 use super::context::Context;
 use super::options::KafkaOptions;
 use super::places::Places;
+use crate::clock::coarse_ms;
 use crate::domain::{Micros, Offset};
 use crate::ports::log::{Ack, LogError, NewRecord, RECORD_BYTES_MAX, Receipt, Session, SessionOptions};
 
@@ -67,7 +68,6 @@ pub struct Shared {
     outstanding_records: AtomicUsize,
     /// By place.
     progress: Vec<Progress>,
-    opened: Instant,
     drained: Notify,
 }
 
@@ -81,7 +81,7 @@ struct State {
 #[derive(Default)]
 struct Progress {
     outstanding: AtomicU32,
-    /// When it last acknowledged or had nothing to acknowledge; milliseconds since the session was opened.
+    /// When it last acknowledged or had nothing to acknowledge; [`coarse_ms`].
     at_ms: AtomicU64,
 }
 
@@ -111,7 +111,7 @@ impl ProducerContext for SessionContext {
 
     fn delivery(&self, result: &DeliveryResult<'_>, delivered: Box<Delivered>) {
         let Some(session) = self.session.upgrade() else { return };
-        session.progress[delivered.place].acknowledged(session.now_ms());
+        session.progress[delivered.place].acknowledged(coarse_ms());
         match result {
             Ok(message) => session.landed(&delivered, message),
             Err((error, _)) => {
@@ -126,10 +126,6 @@ impl ProducerContext for SessionContext {
 }
 
 impl Shared {
-    fn now_ms(&self) -> u64 {
-        self.opened.elapsed().as_millis() as u64
-    }
-
     fn landed(&self, delivered: &Delivered, message: &impl Message) {
         let Delivered { pending, place } = delivered;
         let offset = u64::try_from(message.offset()).ok();
@@ -226,7 +222,7 @@ impl Shared {
             if payload > RECORD_BYTES_MAX {
                 return Err(LogError::TooLarge { bytes: payload });
             }
-            if is_bounded && self.progress[place].is_stalled(self.now_ms()) {
+            if is_bounded && self.progress[place].is_stalled(coarse_ms()) {
                 let to = self.places.name(record.to.topic);
                 let why = format!("{to}/{} acknowledges nothing", record.to.partition);
                 return Err(LogError::Unavailable { why });
@@ -314,9 +310,9 @@ impl Shared {
             );
         }
         self.outstanding_records.fetch_add(1, Ordering::AcqRel);
-        self.progress[place].sent(self.now_ms());
+        self.progress[place].sent(coarse_ms());
         producer.send(new).map_err(|(error, _)| {
-            self.progress[place].acknowledged(self.now_ms());
+            self.progress[place].acknowledged(coarse_ms());
             self.outstanding_records.fetch_sub(1, Ordering::AcqRel);
             error
         })
@@ -380,7 +376,6 @@ impl KafkaSession {
             is_released: AtomicBool::new(false),
             outstanding_bytes: AtomicUsize::new(0),
             outstanding_records: AtomicUsize::new(0),
-            opened: Instant::now(),
             drained: Notify::new(),
         });
         let context = Context::new(&name, kafka);
