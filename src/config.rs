@@ -234,8 +234,8 @@ impl From<figment::Error> for ConfigError {
     }
 }
 
-/// What the original deployment sets, by our key.
-const ORIGINAL_ENVIRONMENT: [(&str, &str); 7] = [
+/// Variables by the names that other services use as well, so that one environment serves them all; by our key.
+const SHARED_ENVIRONMENT: [(&str, &str); 7] = [
     ("KAFKA_BROKERS", "kafka_brokers"),
     ("REDIS_HOST", "redis_host"),
     ("REDIS_PORT", "redis_port"),
@@ -304,7 +304,7 @@ pub fn load(
 fn environment_layer(environment: impl Iterator<Item = (String, String)>) -> Dict {
     let mut layer = Dict::new();
     for (name, text) in environment {
-        let original = ORIGINAL_ENVIRONMENT.iter().find(|(n, _)| *n == name).map(|(_, key)| (*key).to_owned());
+        let original = SHARED_ENVIRONMENT.iter().find(|(n, _)| *n == name).map(|(_, key)| (*key).to_owned());
         let Some(key) = original.or_else(|| name.strip_prefix("HOTBOOK_").map(str::to_ascii_lowercase)) else {
             continue;
         };

@@ -3,6 +3,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hotbook::domain::Offset;
+use hotbook::ports::log::kafka::{KafkaLog, KafkaOptions};
+use hotbook::ports::log::{Log, Topic, TopicPartition};
 use hotbook_harness::{Cluster, SETTLES_WITHIN as SOON, Served, Traders, all_are_known};
 use serde_json::{Value, json};
 
@@ -192,4 +195,66 @@ async fn trading_goes_on_without_s3_moves_do_not_and_snapshots_catch_up() {
     server.kill();
     let server = cluster.serve();
     judged(&cluster, server, &trader, traders).await;
+}
+
+/// Among what it missed may be fences: what it takes for its own may be another's, and only a new start can tell.
+#[actix_web::test]
+async fn a_process_that_was_away_until_what_it_missed_is_trimmed_ends_and_joins_anew() {
+    const NODES: [&str; 3] = ["n1", "n2", "n3"];
+    let symbols: Vec<String> = (0..12).map(|n| format!("S{n:02}")).collect();
+    let symbols: Vec<&str> = symbols.iter().map(String::as_str).collect();
+    let cluster = Cluster::of(HOTBOOK).start();
+    let mut processes = cluster.start(NODES);
+    let admin = processes[0].served().token("root", &["admin"]).await;
+    let trader = processes[0].served().token("ann", &["trader"]).await;
+    for process in &processes {
+        process.until_sees(&admin, &NODES).await;
+    }
+    processes[0].served().list(&symbols, &admin).await;
+    let gone = processes.iter().position(|p| p.name() == "n3").unwrap();
+    processes[gone].freeze();
+    processes[0].until_homes(&admin, &symbols, "n3").await;
+    let traders = Traders::start(&processes[0].url(), &trader, &symbols, 4);
+    traders.until_all_trade(&symbols, SOON).await;
+    traders.until_more(1_000, SOON).await;
+    let told = traders.stop().await;
+    println!("{} orders settled while n3 was frozen: {:?}", told.settled.len(), told.codes);
+    all_are_known(&processes[0].url(), &trader, &told).await;
+
+    // What the newest snapshots do not need goes, and so what n3 would read next.
+    let mut needed = std::collections::BTreeMap::new();
+    for symbol in &symbols {
+        let path = format!("/admin/books/{symbol}/snapshot");
+        let (status, saved) = processes[0].served().call("POST", &path, Some(&admin), Value::Null).await;
+        assert_eq!(status, 200, "{saved}");
+        let books = processes[0].served().get("/admin/books", &admin).await;
+        let books = books["books"].as_array().unwrap();
+        let partition = books.iter().find(|b| b["symbol"] == *symbol).unwrap()["partition"].as_u64().unwrap();
+        let at = needed.entry(partition as u32).or_insert(u64::MAX);
+        *at = saved["offset"].as_u64().unwrap().min(*at);
+    }
+    let log = KafkaLog::open(KafkaOptions::new(cluster.kafka.addresses())).await.unwrap();
+    for (partition, at) in &needed {
+        let of = TopicPartition { topic: Topic::Orders, partition: *partition };
+        log.trim(of, Offset(*at)).await.unwrap();
+    }
+    println!("the log begins at {needed:?}");
+    processes[gone].thaw();
+    let ended = until("n3 ends", async || !processes[gone].is_running()).await;
+    let said = std::fs::read_to_string(processes[gone].log_path()).unwrap();
+    assert!(said.contains("log_overtaken"), "{said}");
+    println!("n3 ended {ended:?} after it went on");
+
+    processes[gone].start_again();
+    processes[0].until_sees(&admin, &NODES).await;
+    let id = processes[0].begin_move(&admin, symbols[0], "n3").await.unwrap();
+    assert_eq!(processes[0].until_moved(&admin, id).await["status"], "COMPLETED");
+    let traders = Traders::start_as("again", &processes[gone].url(), &trader, &symbols, 2);
+    traders.until_all_trade(&symbols, SOON).await;
+    let told = traders.stop().await;
+    all_are_known(&processes[gone].url(), &trader, &told).await;
+    for process in &mut processes {
+        process.terminate();
+    }
+    cluster.clean_audit(&["--complete"]);
 }

@@ -7,7 +7,9 @@ use embedded::*;
 use futures_util::future::join_all;
 use hotbook::actors::exchange::{Exchange, ExchangeConfig};
 use hotbook::actors::shadows::{self, Source};
-use hotbook::domain::{Command, Side};
+use hotbook::domain::{Command, Offset, Side};
+use hotbook::ports::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
+use hotbook::ports::log::{Log, Topic, TopicPartition};
 use judged::*;
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 
@@ -33,7 +35,7 @@ async fn trades_elsewhere(exchange: &Arc<Exchange>, names: &[&str], dead: usize)
     until("every book trades elsewhere", || names.iter().all(active)).await;
 }
 
-/// HANDOVER rules 4 and 8b: what a shadow forgot it cannot say, so it is restored, and says it then.
+/// handover rules 4 and 8b: what a shadow forgot it cannot say, so it is restored, and says it then.
 #[actix_web::test]
 async fn a_shadow_that_forgot_its_outputs_is_restored_to_take_over() {
     let folder = tempfile::tempdir().unwrap();
@@ -193,6 +195,108 @@ async fn books_of_one_partition_are_restored_together_and_a_slow_one_by_itself()
         names.iter().all(|n| exchange.directory().get(&symbol(n)).is_some_and(|b| b.lag() == 0 && !b.is_detached()))
     })
     .await;
+    exchange.shutdown().await;
+}
+
+/// Each book finds out when it publishes next; the first has the session replaced, and that is enough.
+#[actix_web::test]
+async fn a_lost_session_is_replaced_once_whoever_finds_out_and_when() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["AAA", "BBB", "CCC"];
+    let exchange = start(ExchangeConfig { nodes: 1, ..config(folder.path()) }).await;
+    for name in names {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    let node = &exchange.fleet().all()[0].context;
+    let lost = node.session();
+    lost.abort();
+    assert!(lost.has_ended());
+    let mut next = None;
+    for name in names {
+        send(&exchange, name, &Command::Add(order("1", Side::Buy, 1, 1))).await;
+        let session = node.session();
+        assert!(!session.has_ended());
+        assert!(Arc::ptr_eq(next.get_or_insert_with(|| Arc::clone(&session)), &session), "{name} took another one away");
+        assert_eq!(exchange.directory().get(&symbol(name)).unwrap().restarts(), 1);
+    }
+    judge(&exchange, folder.path(), &names).await;
+    exchange.shutdown().await;
+}
+
+fn orders_of(partition: u32) -> TopicPartition {
+    TopicPartition { topic: Topic::Orders, partition }
+}
+
+/// A shadow whose next records are trimmed has a newer snapshot to begin with, or they would not be.
+#[actix_web::test]
+async fn a_shadow_that_trimming_overtakes_begins_anew_and_is_level() {
+    let folder = tempfile::tempdir().unwrap();
+    let slow = std::collections::HashMap::from([(symbol("AAA"), 100)]);
+    let exchange = start(ExchangeConfig {
+        nodes: 2,
+        partitions: 1,
+        dev_command_cost_us: slow,
+        ..config(folder.path())
+    })
+    .await;
+    exchange.list(symbol("AAA"), plain()).await.unwrap();
+    let old = exchange.snapshot(symbol("AAA")).await.unwrap();
+    let adds = (0..20_000).map(|n| Command::Add(order(&format!("f{n}"), Side::Buy, 1, 1)));
+    append_all(&exchange, "AAA", adds).await;
+    send(&exchange, "AAA", &Command::Add(order("last", Side::Buy, 1, 1))).await;
+    let new = exchange.snapshot(symbol("AAA")).await.unwrap();
+    assert!(new.key.offset.0 > old.key.offset.0 + 20_000);
+    let target = exchange.fleet().get(&node(2)).unwrap();
+    shadows::restore(&target.context, &target.supervisor, symbol("AAA"), Source::Key(old.key.path())).await.unwrap();
+    exchange.log().trim(orders_of(0), new.key.offset).await.unwrap();
+    let status = || target.context.status(&symbol("AAA"));
+    until("the shadow is level", || status().is_some_and(|s| !s.is_detached() && s.lag() == 0)).await;
+    let (shadow, book) = (status().unwrap(), exchange.directory().get(&symbol("AAA")).unwrap());
+    assert_eq!((shadow.restarts(), shadow.book_digest()), (0, book.book_digest()));
+    let late = shadows::restore(&target.context, &target.supervisor, symbol("AAA"), Source::Key(old.key.path())).await;
+    assert!(late.is_err(), "it is there");
+    shadows::remove(&target.context, &target.supervisor, symbol("AAA")).await.unwrap();
+    let late = shadows::restore(&target.context, &target.supervisor, symbol("AAA"), Source::Key(old.key.path())).await;
+    assert!(late.unwrap_err().to_string().contains("the log begins at"));
+    exchange.shutdown().await;
+}
+
+/// It is loud and is tried again; no other book of its partition waits for it.
+#[actix_web::test]
+async fn a_book_whose_newest_snapshot_is_older_than_the_log_keeps_no_other_from_starting() {
+    let folder = tempfile::tempdir().unwrap();
+    let one = || ExchangeConfig { nodes: 1, partitions: 1, ..config(folder.path()) };
+    let exchange = start(one()).await;
+    for name in ["AAA", "BBB"] {
+        exchange.list(symbol(name), plain()).await.unwrap();
+    }
+    let snapshots = folder.path().join("snapshots/AAA");
+    let files = || std::fs::read_dir(&snapshots).unwrap().map(|f| f.unwrap().path()).collect::<Vec<_>>();
+    exchange.snapshot(symbol("AAA")).await.unwrap();
+    let old: Vec<_> = files().into_iter().map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect();
+    let mut newest = Offset(0);
+    for n in 0..3 {
+        send(&exchange, "AAA", &Command::Add(order(&format!("{n}"), Side::Buy, 1, 1))).await;
+        newest = exchange.snapshot(symbol("AAA")).await.unwrap().key.offset;
+        send(&exchange, "BBB", &Command::Add(order(&format!("{n}"), Side::Buy, 1, 1))).await;
+        exchange.snapshot(symbol("BBB")).await.unwrap();
+    }
+    exchange.shutdown().await;
+    let log = EmbeddedLog::open(&EmbeddedLogOptions::new(folder.path(), 1)).unwrap();
+    log.trim(orders_of(0), newest).await.unwrap();
+    log.close().await.unwrap();
+    let new: Vec<_> = files().into_iter().map(|file| (file.clone(), std::fs::read(&file).unwrap())).collect();
+    new.iter().for_each(|(file, _)| std::fs::remove_file(file).unwrap());
+    old.iter().for_each(|(file, content)| std::fs::write(file, content).unwrap());
+
+    let exchange = Exchange::start(one()).await.unwrap();
+    send(&exchange, "BBB", &Command::Add(order("again", Side::Buy, 1, 1))).await;
+    assert!(exchange.directory().get(&symbol("AAA")).is_none_or(|book| !book.is_active()));
+    assert!(!exchange.is_ready());
+    // An operator finds the newer one.
+    new.iter().for_each(|(file, content)| std::fs::write(file, content).unwrap());
+    until("it trades", || exchange.is_ready()).await;
+    send(&exchange, "AAA", &Command::Add(order("again", Side::Buy, 1, 1))).await;
     exchange.shutdown().await;
 }
 

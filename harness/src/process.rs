@@ -103,6 +103,15 @@ impl Process {
         self.served.as_ref().unwrap_or_else(|| panic!("{} does not run", self.name()))
     }
 
+    /// Whether it runs; one that has ended by itself may be started again.
+    pub fn is_running(&mut self) -> bool {
+        let is_running = self.served.as_mut().is_some_and(Served::is_running);
+        if !is_running {
+            self.served = None;
+        }
+        is_running
+    }
+
     /// Where it listens, whether it runs or not.
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::directory::{BookStatus, Report, Takeover};
-use super::node::{BookDied, NodeContext};
+use super::node::{BookDied, Death, NodeContext};
 use super::peers::{Following, Milestone, What};
 use crate::clock::{self, thread_cpu_ns};
 use crate::domain::{Command, Epoch, Input, NodeId, Offset, Seq, Symbol};
@@ -79,12 +79,17 @@ pub struct Crash;
 #[rtype(result = "()")]
 pub struct SealedIs(pub Sealed);
 
-/// Ends a hold of this epoch without a Sealed (HANDOVER rule 8).
+/// Ends a hold of this epoch without a Sealed (handover rule 8).
 #[derive(Debug, Clone, Copy, Message)]
 #[rtype(result = "()")]
 pub struct TakeOver {
     pub epoch: Epoch,
 }
+
+/// Ends the actor, to begin with a newer snapshot: records that it has not read are trimmed.
+#[derive(Debug, Clone, Copy, Message)]
+#[rtype(result = "()")]
+pub struct Overtaken;
 
 /// Ends the actor: the replica is not needed here any more.
 #[derive(Debug, Clone, Copy, Message)]
@@ -125,7 +130,7 @@ pub struct Start {
     pub from: StartFrom,
     /// Highest seq found in `events` by reading to its end.
     pub known_durable: Seq,
-    /// It is restored for the crash path at the fence of this epoch (HANDOVER rule 8b).
+    /// It is restored for the crash path at the fence of this epoch (handover rule 8b).
     pub crash_path: Option<Epoch>,
 }
 
@@ -156,18 +161,18 @@ pub struct BookActor {
     symbol: Symbol,
     status: Arc<BookStatus>,
     pump: Pump,
-    /// The node's producer session when this book started: a book never outlives its session (HANDOVER rule 11).
+    /// The node's producer session when this book started: a book never outlives its session (handover rule 11).
     session: Arc<dyn Session>,
     replica: Option<Replica<Book>>,
     known_durable: Seq,
     crash_path: Option<Epoch>,
-    /// Set when it ends to be restored for the crash path.
-    restores_for: Option<Epoch>,
+    /// What its end will be told as.
+    ends_by: Death,
     /// Bytes kept back as counted in the node's sum.
     kept: usize,
     /// End of its partition when it was started: once there, it has caught up.
     level_at: Offset,
-    /// The restored snapshot's position in `events`, good for any later snapshot (HANDOVER rule 10).
+    /// The restored snapshot's position in `events`, good for any later snapshot (handover rule 10).
     events_position: Offset,
     queue: VecDeque<Deliver>,
     /// The next slice is on its way.
@@ -195,7 +200,7 @@ impl BookActor {
         };
         Self {
             crash_path,
-            restores_for: None,
+            ends_by: Death::Failure,
             kept: 0,
             session: node.session(),
             node,
@@ -425,7 +430,7 @@ impl BookActor {
                 Effect::RestoreByCrashPath { epoch, .. } => {
                     metrics::counter!("hotbook_crash_path_restores_total").increment(1);
                     tracing::warn!(symbol = %self.symbol, %epoch, "forgot what it would say, is restored to take over");
-                    self.restores_for = Some(epoch);
+                    self.ends_by = Death::CrashPath(epoch);
                     ctx.stop();
                 }
                 Effect::Alarm { epoch, mine, theirs } => {
@@ -548,7 +553,7 @@ impl Drop for BookActor {
         self.status.set_active(false);
         self.node.keeps(&mut self.kept, 0);
         if !self.status.is_retired() {
-            self.node.report_death(BookDied { symbol: self.symbol, restores_for: self.restores_for });
+            self.node.report_death(BookDied { symbol: self.symbol, why: self.ends_by });
         }
     }
 }
@@ -582,10 +587,10 @@ impl Handler<Published> for BookActor {
                 }
                 self.status.spent(thread_cpu_ns() - started);
             }
-            // HANDOVER rule 11: the session is over, and this replica with it.
+            // handover rule 11: the session is over, and this replica with it.
             Err(e) => {
                 tracing::error!(symbol = %self.symbol, error = %e, "outputs could not be published");
-                self.node.report_session_loss();
+                self.node.report_session_loss(&self.session);
                 ctx.stop();
             }
         }
@@ -608,6 +613,15 @@ impl Handler<TakeOver> for BookActor {
 
     fn handle(&mut self, take: TakeOver, ctx: &mut Self::Context) {
         self.take_over(take.epoch, ctx);
+    }
+}
+
+impl Handler<Overtaken> for BookActor {
+    type Result = ();
+
+    fn handle(&mut self, _: Overtaken, ctx: &mut Self::Context) {
+        self.ends_by = Death::Overtaken;
+        ctx.stop();
     }
 }
 

@@ -30,7 +30,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const CATALOGUE_RECORDS_MAX: usize = 4_096;
 
 /// Per symbol the last seq met in `events`, and the offset of the record in which it was first met: the position that
-/// a snapshot of that seq, or of any later one, may carry (HANDOVER rule 10).
+/// a snapshot of that seq, or of any later one, may carry (handover rule 10).
 #[derive(Debug, Default)]
 pub struct EventPositions {
     by_symbol: RwLock<HashMap<Symbol, (Seq, Offset)>>,
@@ -63,7 +63,7 @@ pub(super) struct EgressParts {
 enum Next {
     /// Read on behind it.
     On,
-    /// An output is missing: read again from the start of the partition. Repeats are dropped by seq (HANDOVER 12).
+    /// An output is missing: read again from the start of the partition. Repeats are dropped by seq (handover rule 12).
     Again,
 }
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures_util::StreamExt;
 
 use super::book::{CutError, Saved};
 use super::catalogue::{Catalogue, Entry};
@@ -330,6 +331,21 @@ impl Exchange {
                 None => true,
             })
             && self.gateway.is_level()
+    }
+
+    /// Waits until a node of this process cannot go on, because it missed records that the log holds no longer; gives which.
+    pub async fn until_overtaken(&self) -> NodeId {
+        let overtaken = self.fleet.all().iter().map(|node| {
+            Box::pin(async {
+                node.context.until_overtaken().await;
+                node.context.id
+            })
+        });
+        let mut any: futures_util::stream::FuturesUnordered<_> = overtaken.collect();
+        match any.next().await {
+            Some(node) => node,
+            None => std::future::pending().await,
+        }
     }
 
     /// Gives all books to nodes of other processes, if there are any that take them; returns when they have left, or

@@ -1,7 +1,7 @@
 //! The feed actor: one per partition of `orders` and node. Reads durable records once, skips other nodes' symbols by
 //! key before decoding, and hands each book its records in batches.
 //!
-//! No neighbour suffers (DESIGN 4): a book whose permits are used up is *detached*: the feed goes on without it, and
+//! No neighbour suffers: a book whose permits are used up is *detached*: the feed goes on without it, and
 //! the book reads with a cursor of its own until it is level again. A book that is rebuilt after a panic joins in the
 //! same way.
 
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::book::{BATCH_RECORDS_MAX, BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Start, StartFrom};
+use super::book::{BATCH_RECORDS_MAX, BATCHES_IN_FLIGHT_MAX, BookActor, Deliver, Overtaken, Start, StartFrom};
 use super::directory::BookStatus;
 use super::node::NodeContext;
 use crate::clock::thread_cpu_ns;
@@ -136,6 +136,7 @@ impl FeedActor {
                 self.read_on(ctx);
             }
             Err(LogError::Closed) => tracing::debug!(partition = self.from.partition, "log closed, feed ends"),
+            Err(LogError::Trimmed { start, .. }) => self.node.is_overtaken(self.from.partition, self.next, start),
             Err(e) => {
                 tracing::error!(partition = self.from.partition, offset = %self.next, error = %e, "cannot read orders");
                 ctx.run_later(RETRY, |feed, ctx| feed.read_on(ctx));
@@ -369,11 +370,22 @@ impl FeedActor {
                 self.run_cursor(symbol, ctx);
             }
             Err(LogError::Closed) => {}
+            Err(LogError::Trimmed { start, .. }) => self.is_overtaken(&symbol, start),
             Err(e) => {
                 tracing::error!(%symbol, error = %e, "cannot read orders for a detached book");
                 ctx.run_later(RETRY, move |feed, ctx| feed.run_cursor(symbol, ctx));
             }
         }
+    }
+
+    /// A book was so slow that what it would read next is trimmed: it begins anew with a newer snapshot.
+    fn is_overtaken(&mut self, symbol: &Symbol, start: Offset) {
+        let Some(link) = self.links.get_mut(symbol) else { return };
+        tracing::warn!(%symbol, node = %self.node.id, %start, "book was overtaken by trimming and begins anew");
+        link.reach = Reach::Down;
+        // One per life of the actor.
+        #[allow(clippy::disallowed_methods)]
+        link.book.do_send(Overtaken);
     }
 
     fn hand_on_detached(&mut self, symbol: Symbol, records: &[Record], permits: Vec<OwnedSemaphorePermit>) {

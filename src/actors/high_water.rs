@@ -31,7 +31,7 @@ impl HighWaters {
     }
 
     /// The highest seq of a symbol in `events`, read from `from` (or from before it) to the end as it is now; `Seq(0)`
-    /// if there is none. Everything up to it is durable (HANDOVER facts A and B).
+    /// if there is none. Everything up to it is durable (handover facts A and B).
     ///
     /// # Errors
     /// [`LogError`].

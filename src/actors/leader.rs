@@ -161,7 +161,7 @@ fn book_view(load: &BookLoad) -> BookView {
 }
 
 /// Whether this process looks after the dead: the leader is one of its nodes, or nobody leads, for fencing twice is
-/// harmless and not fencing is not (HANDOVER rule 13). A leader of its own that has died leads nobody.
+/// harmless and not fencing is not (handover rule 13). A leader of its own that has died leads nobody.
 pub(super) fn is_led_from_here(decisions: &Decisions, is_here: impl Fn(&NodeId) -> bool) -> bool {
     decisions.leader().is_none_or(|leader| is_here(&leader))
 }

@@ -7,6 +7,7 @@ mod following;
 mod gathering;
 
 use std::collections::{HashMap, HashSet};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use std::time::{Duration, Instant};
 use actix::prelude::*;
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Semaphore, oneshot, watch};
 
 use super::book::{BookActor, Crash, Cut, CutError, Pump, Saved, Start, StartFrom};
 use super::catalogue::Catalogue;
@@ -47,6 +48,8 @@ const IDLE_GAP_RECORDS: u64 = 200_000;
 /// A book that dies more often than this within [`RESTART_WINDOW`] stays down, loudly.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_secs(60);
+/// How often a book that cannot be restored is tried again.
+const REFUSED_RETRY: Duration = Duration::from_secs(10);
 /// What all shadows of a node together keep back: beyond it each that grows forgets its outputs.
 const SHADOWS_BYTES_MAX: i64 = 256 << 20;
 
@@ -115,6 +118,8 @@ pub struct NodeContext {
     kept: AtomicI64,
     stopping: AtomicBool,
     dead: AtomicBool,
+    /// Set when the node missed records that the log holds no longer.
+    overtaken: watch::Sender<bool>,
 }
 
 /// What a node is made of.
@@ -176,6 +181,7 @@ impl NodeContext {
             kept: AtomicI64::new(0),
             stopping: AtomicBool::new(false),
             dead: AtomicBool::new(false),
+            overtaken: watch::Sender::new(false),
         })
     }
 
@@ -241,6 +247,23 @@ impl NodeContext {
 
     pub fn is_alive(&self) -> bool {
         !self.dead.load(Ordering::Acquire)
+    }
+
+    /// It was away for so long that records of `orders` which it has not read are trimmed. Fences may be among them: what it
+    /// takes for its own may be another's, and nothing but a new start can tell. So it dies, and its process should end.
+    pub(super) fn is_overtaken(&self, partition: u32, next: Offset, start: Offset) {
+        tracing::error!(
+            code = "log_overtaken", node = %self.id, partition, %next, %start,
+            "node missed records of orders that are trimmed, and cannot go on; it has to be started anew"
+        );
+        self.die();
+        self.overtaken.send_replace(true);
+    }
+
+    /// Waits until the node cannot go on because it missed records.
+    pub async fn until_overtaken(&self) {
+        // The sender lives as long as the node.
+        _ = self.overtaken.subscribe().wait_for(|overtaken| *overtaken).await;
     }
 
     /// Whether the symbol's book is on another node.
@@ -331,8 +354,13 @@ impl NodeContext {
         }
     }
 
-    pub(super) fn report_session_loss(&self) {
+    /// Opens a new producer session instead of `lost`, unless that has been done: all books of a session find out, each when
+    /// it publishes next.
+    pub(super) fn report_session_loss(&self, lost: &Arc<dyn Session>) {
         let mut session = self.session.write();
+        if !std::ptr::addr_eq(Arc::as_ptr(&session), Arc::as_ptr(lost)) {
+            return;
+        }
         session.abort();
         match self.log.open_session(session_options(&self.id)) {
             Ok(new) => *session = new,
@@ -351,8 +379,18 @@ impl NodeContext {
 #[rtype(result = "()")]
 pub struct BookDied {
     pub symbol: Symbol,
-    /// It ended on purpose, to be restored for the crash path at the fence of this epoch (HANDOVER rule 8b).
-    pub restores_for: Option<Epoch>,
+    pub why: Death,
+}
+
+/// Why a book's actor ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// It panicked, or its session was lost.
+    Failure,
+    /// On purpose, to be restored for the crash path at the fence of this epoch (handover rule 8b).
+    CrashPath(Epoch),
+    /// It was so slow that records which it had not read are trimmed: a newer snapshot has them.
+    Overtaken,
 }
 
 /// Makes one book panic. For fault tests.
@@ -396,11 +434,15 @@ impl Watch {
 pub struct NodeSupervisor {
     node: Arc<NodeContext>,
     feeds: Vec<Addr<FeedActor>>,
+    /// Books that could not be restored at start.
+    refused: Vec<Symbol>,
     watches: HashMap<Symbol, Watch>,
     /// Shadows that a move wants here.
     wanted: HashSet<Symbol>,
     /// Shadows that stand by here.
     standing_by: HashSet<Symbol>,
+    /// Shadows that are being prepared to stand by.
+    preparing: HashSet<Symbol>,
     /// Idle shadows whose owner is in another process, and for how many ticks.
     lonely: HashMap<Symbol, u32>,
     /// Replicas that are about to begin.
@@ -416,32 +458,40 @@ const SAVING_MAX: usize = 4;
 impl NodeSupervisor {
     /// Starts the node on the calling arbiter: restores its books, starts its feeds.
     ///
-    /// `known_durable` has, per partition, the highest seq of each symbol found in `events`; `ends` the end of each
-    /// partition of `orders`.
+    /// `known_durable` has, per partition, the highest seq of each symbol found in `events`; `orders` what each partition of
+    /// `orders` holds. A book whose newest snapshot begins before that cannot be restored: it is tried again from time to
+    /// time, and keeps no other from starting.
     pub fn start_node(
         node: &Arc<NodeContext>,
         found: Vec<Found>,
         foreign: &HashMap<u32, Vec<Symbol>>,
         known_durable: &HashMap<u32, HashMap<Symbol, Seq>>,
-        ends: &[Offset],
+        orders: &[Range<Offset>],
     ) -> Addr<Self> {
         let mut by_partition: HashMap<u32, Vec<Found>> = HashMap::new();
         for f in found {
             by_partition.entry(f.entry.partition).or_default().push(f);
         }
-        let mut feeds = Vec::new();
-        for (partition, end) in (0..).zip(ends) {
+        let (mut feeds, mut refused) = (Vec::new(), Vec::new());
+        for (partition, held) in (0..).zip(orders) {
             let mine = by_partition.remove(&partition).unwrap_or_default();
+            let is_too_old = |f: &Found| f.snapshot.is_some() && f.orders_from() < held.start;
+            let (old, mine): (Vec<_>, Vec<_>) = mine.into_iter().partition(is_too_old);
+            let old = old.iter().map(|f| f.entry.symbol);
             let known = known_durable.get(&partition).cloned().unwrap_or_default();
-            let elsewhere = foreign.get(&partition).cloned().unwrap_or_default();
-            feeds.push(start_feed(node, partition, *end, mine, known, elsewhere));
+            // Records of a book that may yet begin are no dead letters.
+            let elsewhere = foreign.get(&partition).into_iter().flatten().copied().chain(old.clone()).collect();
+            refused.extend(old);
+            feeds.push(start_feed(node, partition, held, mine, known, elsewhere));
         }
         let supervisor = Self {
             node: Arc::clone(node),
             feeds,
+            refused,
             watches: HashMap::new(),
             wanted: HashSet::new(),
             standing_by: HashSet::new(),
+            preparing: HashSet::new(),
             lonely: HashMap::new(),
             gatherings: Gatherings::new(),
             saving: Arc::new(Semaphore::new(SAVING_MAX)),
@@ -522,18 +572,34 @@ impl NodeSupervisor {
         ctx.spawn(work.into_actor(self));
     }
 
-    /// Builds a dead book anew, unless it dies too often.
-    fn rebuild(&mut self, BookDied { symbol, restores_for }: BookDied, ctx: &mut Context<Self>) {
+    /// Builds a dead book anew.
+    fn rebuild(&mut self, BookDied { symbol, why }: BookDied, ctx: &mut Context<Self>) {
         let Some(status) = self.node.status(&symbol) else { return };
-        if restores_for.is_none() && !self.may_restart(symbol, &status) {
+        let crash_path = if let Death::CrashPath(epoch) = why { Some(epoch) } else { None };
+        self.prepare_for(symbol, None, ctx, move |supervisor, prepared, ctx| match prepared {
+            Ok(_) if status.is_retired() => {}
+            Ok(prepared) => supervisor.reattach(&status, prepared, crash_path, ctx),
+            Err(e) => {
+                tracing::error!(%symbol, error = %e, "book cannot be rebuilt yet");
+                ctx.run_later(TICK, move |supervisor, ctx| supervisor.rebuild(BookDied { symbol, why }, ctx));
+            }
+        });
+    }
+
+    /// Tries to begin a book that could not be restored at start: a newer snapshot may be there.
+    fn begin_refused(&mut self, symbol: Symbol, ctx: &mut Context<Self>) {
+        if self.node.status(&symbol).is_some() {
             return;
         }
         self.prepare_for(symbol, None, ctx, move |supervisor, prepared, ctx| match prepared {
-            Ok(_) if status.is_retired() => {}
-            Ok(prepared) => supervisor.reattach(&status, prepared, restores_for, ctx),
+            _ if supervisor.node.status(&symbol).is_some() => {}
+            Ok(prepared) => {
+                let status = supervisor.node.directory.enter(symbol, prepared.0.entry.partition, supervisor.node.id);
+                supervisor.reattach(&status, prepared, None, ctx);
+            }
             Err(e) => {
-                tracing::error!(%symbol, error = %e, "book cannot be rebuilt yet");
-                ctx.run_later(TICK, move |supervisor, ctx| supervisor.rebuild(BookDied { symbol, restores_for }, ctx));
+                tracing::error!(%symbol, node = %supervisor.node.id, error = %e, "book is not started");
+                ctx.run_later(REFUSED_RETRY, move |supervisor, ctx| supervisor.begin_refused(symbol, ctx));
             }
         });
     }
@@ -570,6 +636,11 @@ async fn prepare(
             found
         }
     };
+    let orders = TopicPartition { topic: Topic::Orders, partition: entry.partition };
+    let (from, start) = (found.orders_from(), node.log.start_offset(orders).await?);
+    if from < start {
+        anyhow::bail!("its newest snapshot needs orders from {from} on, and the log begins at {start}");
+    }
     let known = node.high_waters.read(&*node.log, entry.partition, symbol, found.events_from()).await?;
     Ok((found, known))
 }
@@ -577,12 +648,14 @@ async fn prepare(
 fn start_feed(
     node: &Arc<NodeContext>,
     partition: u32,
-    end: Offset,
+    held: &Range<Offset>,
     mine: Vec<Found>,
     known: HashMap<Symbol, Seq>,
     elsewhere: Vec<Symbol>,
 ) -> Addr<FeedActor> {
-    let from = mine.iter().map(Found::orders_from).min().unwrap_or(end);
+    let Range { start, end } = *held;
+    // What has no snapshot and lies below was never listed, or it would not be trimmed.
+    let from = mine.iter().map(Found::orders_from).min().unwrap_or(end).max(start);
     let mut feed = FeedActor::new(Arc::clone(node), partition, from, end).with_foreign(elsewhere);
     for f in mine {
         let symbol = f.entry.symbol;
@@ -607,6 +680,9 @@ impl Actor for NodeSupervisor {
 
     fn started(&mut self, ctx: &mut Self::Context) {
         ctx.run_interval(TICK, Self::tick);
+        for symbol in std::mem::take(&mut self.refused) {
+            self.begin_refused(symbol, ctx);
+        }
     }
 }
 
@@ -614,7 +690,12 @@ impl Handler<BookDied> for NodeSupervisor {
     type Result = ();
 
     fn handle(&mut self, died: BookDied, ctx: &mut Self::Context) {
-        self.rebuild(died, ctx);
+        let Some(status) = self.node.status(&died.symbol) else { return };
+        // Until it has caught up again, and for good if it stays down: nobody is to count on it.
+        status.set_detached(true);
+        if died.why != Death::Failure || self.may_restart(died.symbol, &status) {
+            self.rebuild(died, ctx);
+        }
     }
 }
 

@@ -75,7 +75,7 @@ impl Owners {
         self.0.write().entry(symbol).or_insert(Owner { node, epoch: Epoch(0), partition });
     }
 
-    /// A FENCE record (HANDOVER rule 2).
+    /// A FENCE record (handover rule 2).
     pub(super) fn fenced(&self, symbol: &Symbol, fence: &Fence) {
         if let Some(owner) = self.0.write().get_mut(symbol).filter(|owner| fence.epoch == owner.epoch.next()) {
             (owner.node, owner.epoch) = (fence.to, fence.epoch);

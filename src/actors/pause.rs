@@ -1,4 +1,4 @@
-//! How long a move paused its book, from the times that the log stamped (DESIGN 7): no clock of this process is in it.
+//! How long a move paused its book, from the times that the log stamped: no clock of this process is in it.
 
 use std::time::Duration;
 

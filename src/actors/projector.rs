@@ -119,11 +119,13 @@ impl Progress {
 struct Projector {
     parts: ProjectorParts,
     session: Mutex<Option<Arc<dyn Session>>>,
+    /// When the log last said that it is there.
+    answered: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// Projects every partition whose lease can be had, until the log is closed. Must be called inside an actix system.
 pub fn start(parts: ProjectorParts) {
-    let projector = Arc::new(Projector { parts, session: Mutex::default() });
+    let projector = Arc::new(Projector::new(parts));
     for partition in 0..projector.parts.log.partitions() {
         let projector = Arc::clone(&projector);
         actix::spawn(async move {
@@ -140,6 +142,10 @@ pub fn start(parts: ProjectorParts) {
 }
 
 impl Projector {
+    fn new(parts: ProjectorParts) -> Self {
+        Self { parts, session: Mutex::default(), answered: tokio::sync::Mutex::default() }
+    }
+
     /// The session, opened when first needed and again after it ended.
     fn session(&self) -> Result<Arc<dyn Session>, LogError> {
         let mut session = self.session.lock();
@@ -149,6 +155,16 @@ impl Projector {
         // Bounded by itself: of each partition one batch is under way at a time.
         let options = SessionOptions { name: "projector".to_owned(), queue_bytes_max: usize::MAX };
         Ok(Arc::clone(session.insert(self.parts.log.open_session(options)?)))
+    }
+
+    /// Asks whether the log is there, for all partitions together.
+    async fn log_answers(&self) -> Result<(), LogError> {
+        let mut answered = self.answered.lock().await;
+        if answered.is_none_or(|at| at.elapsed() >= LEASE / 3) {
+            self.parts.log.answers().await?;
+            *answered = Some(Instant::now());
+        }
+        Ok(())
     }
 
     /// Appends; a session that ended meanwhile is given up for all partitions.
@@ -184,7 +200,11 @@ impl Projector {
             held.keep().await?;
             let read = log.read(of, progress.next, EVENTS_RECORDS_MAX);
             // Dropping a read is safe; the lease must be kept while nothing comes.
-            let Ok(records) = tokio::time::timeout(LEASE / 3, read).await else { continue };
+            let Ok(records) = tokio::time::timeout(LEASE / 3, read).await else {
+                // Whoever reaches the log is to have the partition.
+                self.log_answers().await?;
+                continue;
+            };
             let (records, mut new, began) = (records?, Vec::new(), Instant::now());
             for record in &records {
                 progress.next = record.offset.next();
@@ -296,7 +316,7 @@ mod tests {
         routes.acquire("projector:0", holder(1), LEASE).await.unwrap();
         let mirrors = Arc::default();
         let parts = ProjectorParts { log: Arc::clone(&log), routes, mirrors, holder: holder(2) };
-        let projector = Projector { parts, session: Mutex::default() };
+        let projector = Projector::new(parts);
         assert!(projector.partition(0).await.is_ok(), "it returns, having written nothing");
         assert!(projector.session.lock().is_none());
         log.close().await.unwrap();

@@ -55,7 +55,7 @@ impl Found {
         self.owned.map_or(at_snapshot, |(_, epoch)| epoch)
     }
 
-    /// Takes a fence of the log into account (HANDOVER rule 2).
+    /// Takes a fence of the log into account (handover rule 2).
     fn fenced(&mut self, fence: &Fence) {
         if fence.epoch == self.epoch().next() {
             self.owned = Some((fence.to, fence.epoch));
@@ -139,7 +139,7 @@ pub async fn read_owners(log: &dyn Log, keyring: &wire::Keyring, found: &mut [Fo
 }
 
 /// Reads one partition of `events` from `from` to its end: the highest seq of each symbol in it. All of a symbol's
-/// outputs up to there are durable (HANDOVER facts A and B).
+/// outputs up to there are durable (handover facts A and B).
 ///
 /// # Errors
 /// [`LogError`].

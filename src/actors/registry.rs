@@ -110,7 +110,7 @@ impl Registry {
         let mut entered = connection.entered.lock();
         entered.ended = true;
         let orders = std::mem::take(&mut entered.orders);
-        // It is there for clients that vanish; when the gateway goes, orders stay (DESIGN 8).
+        // It is there for clients that vanish; when the gateway goes, orders stay.
         let user = entered.user.filter(|_| entered.is_on && !self.draining);
         drop(entered);
         let id = connection.id();

@@ -1,4 +1,4 @@
-//! What may be forgotten: old snapshots, and records of the log that no kept snapshot needs (DESIGN 6).
+//! What may be forgotten: old snapshots, and records of the log that no kept snapshot needs.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -14,8 +14,9 @@ use crate::ports::snapshots::SnapshotStore;
 
 /// Snapshots kept of each symbol.
 const KEPT_PER_SYMBOL: usize = 2;
-/// A catalogue entry that has no book after this time never will: its LIST would have run out.
-const BIRTH_MAX: Duration = Duration::from_secs(180);
+/// A catalogue entry that has no book at so many looks, half a minute apart, never will: its LIST would have run out. Looks
+/// are counted, not time: a process that was stopped for a while has not read what came meanwhile.
+const BIRTH_LOOKS: u32 = 6;
 /// How finely the age of records is known.
 const NOTE_EVERY: Duration = Duration::from_secs(600);
 
@@ -41,19 +42,20 @@ struct Note {
 /// Remembers which snapshots are kept and trims what lies below them.
 #[derive(Debug)]
 pub struct Retention {
-    started: Instant,
     events_for: Duration,
     orders_for: Duration,
     kept: Mutex<HashMap<Symbol, VecDeque<Kept>>>,
     /// Oldest first.
     notes: Mutex<VecDeque<Note>>,
+    /// Entries of the catalogue that have no book, and at how many looks.
+    unborn: Mutex<HashMap<Symbol, u32>>,
 }
 
 impl Retention {
     /// Keeps `events` for so long at least, and `orders` only as long as a snapshot needs them.
     pub fn new(events_for: Duration) -> Self {
-        let (kept, notes) = Default::default();
-        Self { started: Instant::now(), events_for, orders_for: Duration::ZERO, kept, notes }
+        let (kept, notes, unborn) = Default::default();
+        Self { events_for, orders_for: Duration::ZERO, kept, notes, unborn }
     }
 
     /// Keeps `orders` for so long at least: what is still there can be audited.
@@ -115,8 +117,7 @@ impl Retention {
     ) -> Result<(), LogError> {
         let mut by_partition: BTreeMap<u32, Vec<Symbol>> = BTreeMap::new();
         for entry in catalogue.all() {
-            let stillborn = self.started.elapsed() > BIRTH_MAX && owners.get(&entry.symbol).is_none();
-            if !stillborn {
+            if owners.get(&entry.symbol).is_some() || !self.is_stillborn(entry.symbol) {
                 by_partition.entry(entry.partition).or_default().push(entry.symbol);
             }
         }
@@ -134,6 +135,14 @@ impl Retention {
         }
         metrics::gauge!("hotbook_partitions_untrimmed").set(f64::from(untrimmed));
         Ok(())
+    }
+
+    /// Counts one more look at a symbol without a book.
+    fn is_stillborn(&self, symbol: Symbol) -> bool {
+        let mut unborn = self.unborn.lock();
+        let looks = unborn.entry(symbol).or_default();
+        *looks = looks.saturating_add(1);
+        *looks > BIRTH_LOOKS
     }
 
     /// Notes where the partitions end now, and forgets notes that are older than anybody asks for.

@@ -131,7 +131,9 @@ impl Standbys {
                 Housed { symbol: *symbol, partition: owner.partition, owner: owner.node, standby }
             })
             .collect();
-        state.adopt(&mut housed, open);
+        for (symbol, gone) in state.adopt(&mut housed, open) {
+            forgo(fleet, symbol, &gone);
+        }
         state.wait_for_answers(&mut housed, &elsewhere);
         let starting = state.asked.iter().filter(|(symbol, asked)| is_starting(fleet, symbol, &asked.node)).count();
         // Those of other processes begin no more at once than they can.
@@ -203,18 +205,23 @@ impl State {
         told.follows.get(symbol).copied()
     }
 
-    /// A book that has come here, or whose owner started anew, may be followed already: by whom its former owner asked.
-    fn adopt(&mut self, housed: &mut [Housed], open: &[NodeId]) {
+    /// A book that has come here, or whose owner started anew, may be followed already: by whom its former owner asked. Gives
+    /// who was asked here instead, and need not follow any more.
+    fn adopt(&mut self, housed: &mut [Housed], open: &[NodeId]) -> Vec<(Symbol, NodeId)> {
+        let mut gone = Vec::new();
         for book in housed.iter_mut().filter(|b| b.standby.is_none_or(|node| !open.contains(&node) || node == b.owner))
         {
             let follows = self.told.iter().filter(|(node, told)| open.contains(node) && told.is_fresh());
             let follows = follows.filter_map(|(_, told)| told.follows.get(&book.symbol));
             let best = follows.copied().reduce(|a, b| if b.is_better_than(&a) { b } else { a });
             if let Some(Followed { node, .. }) = best {
-                self.asked.insert(book.symbol, Asked { node, at: Instant::now(), before: None });
+                let old = self.asked.insert(book.symbol, Asked { node, at: Instant::now(), before: None });
+                let old = old.into_iter().flat_map(|asked| [Some(asked.node), asked.before]).flatten();
+                gone.extend(old.filter(|old| *old != node).map(|old| (book.symbol, old)));
                 book.standby = Some(node);
             }
         }
+        gone
     }
 
     /// Takes out those books that have only just come: one of `elsewhere` may follow them, and will say so.
@@ -240,12 +247,14 @@ impl State {
     }
 
     fn ask(&mut self, fleet: &Fleet, symbol: Symbol, node: NodeId) {
-        let before = self.asked.get(&symbol).map(|asked| asked.node);
+        let before = self.asked.get(&symbol).map(|asked| [Some(asked.node), asked.before]);
+        let before: Vec<NodeId> = before.into_iter().flatten().flatten().filter(|b| *b != node).collect();
         let owner = fleet.owners().get(&symbol).map(|owner| owner.node);
         // One that has taken the book over follows it no longer.
-        let stays = before.filter(|b| Some(*b) != owner && self.follows(fleet, &symbol, b).is_some());
-        if let Some(gone) = before.filter(|_| stays.is_none()) {
-            forgo(fleet, symbol, &gone);
+        let follows = |b: &&NodeId| Some(**b) != owner && self.follows(fleet, &symbol, b).is_some();
+        let stays = before.iter().find(follows).copied();
+        for gone in before.iter().filter(|gone| Some(**gone) != stays) {
+            forgo(fleet, symbol, gone);
         }
         self.asked.insert(symbol, Asked { node, at: Instant::now(), before: stays });
         ask(fleet, symbol, &node);

@@ -39,13 +39,15 @@ pub fn bytes(body: Body) -> Result<web::Bytes, EdgeError> {
 pub fn routes(config: &mut web::ServiceConfig) {
     config
         .service(web::resource("/orders").post(add).get(market::open_orders))
-        .service(web::resource("/orders/{id}").get(market::order).put(replace).delete(cancel))
-        .service(web::resource("/auth/dev-token").post(dev_token));
+        .service(web::resource("/orders/{id}").get(market::order).put(replace).delete(cancel));
 }
 
 /// What a process is asked by whoever keeps it running, whatever its role.
-pub fn health(config: &mut web::ServiceConfig) {
-    config.service(web::resource("/health/live").get(live)).service(web::resource("/health/ready").get(ready));
+pub fn operation(config: &mut web::ServiceConfig) {
+    config
+        .service(web::resource("/health/live").get(live))
+        .service(web::resource("/health/ready").get(ready))
+        .service(web::resource("/auth/dev-token").post(dev_token));
 }
 
 /// How a command went by the deadline.

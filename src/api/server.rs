@@ -33,7 +33,11 @@ const METRICS_UPKEEP: Duration = Duration::from_secs(5);
 
 /// What traders come for.
 fn trading(app: &mut web::ServiceConfig) {
-    app.configure(rest::routes).configure(account::routes).configure(market::routes).configure(ws::routes);
+    app.configure(rest::routes)
+        .configure(account::routes)
+        .configure(market::routes)
+        .configure(ws::routes)
+        .configure(pages::trading);
 }
 
 /// A running server.
@@ -90,7 +94,7 @@ pub async fn start(
                     trading(app)
                 }
             })
-            .configure(rest::health)
+            .configure(rest::operation)
             .configure(admin::routes)
             .configure(migrations::routes)
             .configure(pages::routes)

@@ -198,13 +198,17 @@ pub fn run(config: &Config) -> Result<()> {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let running = Running::start(config).await?;
-        running.until_ready().await;
+        tokio::select! {
+            () = running.until_ready() => {}
+            node = running.exchange.until_overtaken() => return Err(overtaken(node)),
+        }
         let demo = if config.demo { Some(demo::start(&running.exchange).await?) } else { None };
         // Whoever started it may have stopped listening (`hotbook | head`): no reason to stop trading.
         _ = std::io::stdout().write_all(banner(config, &running).as_bytes());
         let why = tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
+            node = running.exchange.until_overtaken() => return Err(overtaken(node)),
         };
         tracing::info!(why, "going down: no new commands, snapshots of every changed book");
         if let Some(demo) = demo {
@@ -213,6 +217,11 @@ pub fn run(config: &Config) -> Result<()> {
         running.stop().await;
         Ok(())
     })
+}
+
+/// The process ends as if it had been killed: its books are fenced to others.
+fn overtaken(node: NodeId) -> anyhow::Error {
+    anyhow::anyhow!("log_overtaken: {node} missed records of orders that are trimmed, and has to be started anew")
 }
 
 fn start_logging(config: &Config) -> Result<()> {

@@ -3,7 +3,7 @@
 use super::ids::NodeId;
 use super::numbers::{Epoch, Micros};
 
-/// What makes a control record good once: checked by the replica before the machine sees the record (DESIGN 6).
+/// What makes a control record good once: checked by the replica before the machine sees the record.
 /// The MAC itself was verified when the record was decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Authority {
@@ -26,7 +26,7 @@ pub struct Stamp {
     pub valid_until: Micros,
 }
 
-/// Passes a machine from one node to another (HANDOVER rule 2).
+/// Passes a machine from one node to another (handover rule 2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Fence {
     /// Takes effect only if it is the replica's epoch + 1.

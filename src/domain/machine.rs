@@ -20,7 +20,7 @@ pub enum SnapshotError {
     Digest { stated: Digest, computed: Digest },
 }
 
-/// A deterministic state machine over the records of one key in one partition (DESIGN 2).
+/// A deterministic state machine over the records of one key in one partition.
 ///
 /// Same records, same bytes: no clock, no randomness, no hash order, no floats. What is emitted depends on the record,
 /// never on how records were batched.

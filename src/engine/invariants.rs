@@ -1,4 +1,4 @@
-//! The book's invariants (DESIGN's ids) as predicates, for tests and debug builds: [`check`] looks at a book at rest,
+//! The book's invariants (ids of docs/handover.md) as predicates, for tests and debug builds: [`check`] looks at a book at rest,
 //! [`outputs::Watch`] at what it says.
 
 pub mod outputs;

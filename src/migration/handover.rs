@@ -1,4 +1,4 @@
-//! One move of a machine from node to node, as its coordinator sees it (HANDOVER; DESIGN 7 for the names of the steps).
+//! One move of a machine from node to node, as its coordinator sees it.
 //!
 //! Pure: events and the time go in, actions come out. A coordinator is never needed for safety: it starts work and
 //! appends a FENCE, and who owns the machine is decided by the log alone (rules 1 and 13). Before the fence it can stop

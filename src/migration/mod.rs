@@ -1,4 +1,4 @@
-//! Who owns a machine and how it passes on: pure state machines (HANDOVER).
+//! Who owns a machine and how it passes on: pure state machines (docs/handover.md).
 
 pub mod audit;
 pub mod handover;

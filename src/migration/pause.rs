@@ -1,4 +1,4 @@
-//! How long a move paused its book (DESIGN 7), from the times that the log stamped: no clock of any process is in it.
+//! How long a move paused its book, from the times that the log stamped: no clock of any process is in it.
 
 use crate::domain::{Micros, Offset};
 

@@ -1,4 +1,4 @@
-//! A machine on one node, and its right to publish (HANDOVER; the numbers in comments are its rules).
+//! A machine on one node, and its right to publish (docs/handover.md; the numbers in comments are its rules).
 //!
 //! Pure: records and messages go in, effects come out. Safety rests on three facts: an output is sent only behind all
 //! earlier ones (A), nothing of a session lands behind a lost record of it (B), and "durable up to s" is said only when
@@ -45,7 +45,7 @@ pub struct Sealed {
     pub to: NodeId,
 }
 
-/// Why a control record had no effect (DESIGN 6).
+/// Why a control record had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum VoidReason {
     #[error("it was appended after it had run out")]

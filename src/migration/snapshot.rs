@@ -29,7 +29,7 @@ pub struct Snapshot<M> {
     pub seqs: Seqs,
     pub epoch: Epoch,
     pub owner: NodeId,
-    /// Where in `events` a reader may start who wants the outputs behind `seqs.last` (HANDOVER rule 10).
+    /// Where in `events` a reader may start who wants the outputs behind `seqs.last` (handover rule 10).
     pub events_position: Offset,
     /// Highest append time met.
     pub clock: Micros,

@@ -1,4 +1,4 @@
-//! Control records carry a keyed MAC, so that only the cluster itself can halt, list or fence (DESIGN 6).
+//! Control records carry a keyed MAC, so that only the cluster itself can halt, list or fence.
 
 use bytes::Bytes;
 use hmac::{Hmac, Mac};

@@ -10,7 +10,7 @@ use crate::domain::Seq;
 use crate::migration::replica::Mode;
 
 /// What a shadow keeps back until it is known to be durable: 4 MiB are some 20,000 outputs. One that has more forgets
-/// them all, and has to be restored if its owner dies just then (HANDOVER rules 4 and 8b).
+/// them all, and has to be restored if its owner dies just then (handover rules 4 and 8b).
 pub const SHADOW_BYTES_MAX: usize = 4 << 20;
 
 /// Asks a shadow to look what is durable by now, and to keep that back no longer. With each batch it does so by itself.

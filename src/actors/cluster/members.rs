@@ -1,7 +1,7 @@
 //! The nodes of other processes, as their heartbeats and direct probes tell.
 //!
 //! A node is dead when its heartbeat is missing and a direct probe fails: an emptied route table must not look like a
-//! dead cluster (DESIGN 6). While the table cannot be read nobody is found dead. One that cannot reach the log while we can
+//! dead cluster. While the table cannot be read nobody is found dead. One that cannot reach the log while we can
 //! ([`Sight`]) counts as dead as well.
 
 use std::collections::{BTreeMap, BTreeSet};

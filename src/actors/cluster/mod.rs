@@ -1,6 +1,6 @@
 //! The nodes of other processes: who is there, and how they are spoken to.
 //!
-//! Nothing that is said here changes who owns a book: the FENCE records of its log alone do (HANDOVER rule 1). What is lost,
+//! Nothing that is said here changes who owns a book: the FENCE records of its log alone do (handover rule 1). What is lost,
 //! late or doubled costs time, never an order.
 
 mod link;

@@ -1,6 +1,7 @@
 //! From a configuration and open parts to a running exchange.
 
 use std::collections::HashMap;
+use std::ops::Range;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ use crate::domain::control::Fence;
 use crate::domain::ids::BadName;
 use crate::domain::{NodeId, Offset, Seq, Symbol};
 use crate::migration::handover::Deadlines;
+use crate::ports::log::renewed::RenewedSession;
 use crate::ports::log::{Log, LogError, Session, SessionOptions, Topic, TopicPartition};
 use crate::ports::routes::{Addresses, Holder, Routes};
 use crate::ports::snapshots::SnapshotStoreError;
@@ -131,7 +133,7 @@ impl Exchange {
         refuse_snapshots_ahead(&*log, &found).await?;
         let ids = node_ids(&config).map_err(StartError::NodeName)?;
         let options = SessionOptions { name: "administration".into(), queue_bytes_max: ADMIN_QUEUE_BYTES_MAX };
-        let admin = log.open_session(options)?;
+        let admin: Arc<dyn Session> = Arc::new(RenewedSession::open(Arc::clone(&log), options)?);
         recovery::read_owners(&*log, &keyring, &mut found).await?;
         if is_cluster {
             actix::spawn(Arc::clone(&catalogue).follow(Arc::clone(&log)));
@@ -166,6 +168,7 @@ impl Exchange {
         let retention = Arc::new(retention.with_orders_for(hours(config.orders_retention_hours)));
         found.iter().for_each(|f| f.note_kept(&retention));
         let known = known_durable(&*log, found.iter().filter(|f| ids.iter().any(|id| f.concerns(id)))).await?;
+        let orders: Vec<_> = order_starts(&*log).await?.into_iter().zip(ends).map(|(start, end)| start..end).collect();
         let (mut nodes, peers) = (Vec::new(), Arc::new(Peers::new(Arc::clone(&members))));
         for (index, id) in ids.iter().enumerate() {
             let (mine, others): (Vec<Found>, Vec<Found>) = found.iter().cloned().partition(|f| f.concerns(id));
@@ -195,7 +198,7 @@ impl Exchange {
             clocks.into_iter().for_each(|clock| context.spent.count_book_thread(clock));
             let arbiter = Arbiter::new();
             peers.enter(&context);
-            let supervisor = start_node(&arbiter, &context, mine, others, known.clone(), ends.clone()).await?;
+            let supervisor = start_node(&arbiter, &context, mine, others, known.clone(), orders.clone()).await?;
             arbiters.insert(0, arbiter);
             nodes.push(RunningNode::new(context, supervisor, arbiters));
         }
@@ -348,7 +351,7 @@ async fn start_node(
     found: Vec<Found>,
     others: Vec<Found>,
     known: HashMap<u32, HashMap<Symbol, Seq>>,
-    ends: Vec<Offset>,
+    orders: Vec<Range<Offset>>,
 ) -> Result<Addr<NodeSupervisor>, StartError> {
     let (tx, rx) = oneshot::channel();
     let node = Arc::clone(node);
@@ -358,7 +361,7 @@ async fn start_node(
     }
     arbiter.spawn_fn(move || {
         node.spent.count_feed_thread(ThreadClock::of_this_thread());
-        _ = tx.send(NodeSupervisor::start_node(&node, found, &foreign, &known, &ends));
+        _ = tx.send(NodeSupervisor::start_node(&node, found, &foreign, &known, &orders));
     });
     rx.await.map_err(|_| StartError::Thread)
 }
@@ -378,6 +381,14 @@ async fn known_durable(
         known.insert(partition, recovery::high_water(log, partition, from).await?);
     }
     Ok(known)
+}
+
+async fn order_starts(log: &dyn Log) -> Result<Vec<Offset>, LogError> {
+    let mut starts = Vec::new();
+    for partition in 0..log.partitions() {
+        starts.push(log.start_offset(TopicPartition { topic: Topic::Orders, partition }).await?);
+    }
+    Ok(starts)
 }
 
 async fn order_ends(log: &dyn Log) -> Result<Vec<Offset>, LogError> {

@@ -74,9 +74,20 @@ impl FeedActor {
                 self.run_party(id, ctx);
             }
             Err(LogError::Closed) => {}
+            Err(LogError::Trimmed { start, .. }) => self.end_party(id, start),
             Err(e) => {
                 tracing::error!(partition = self.from.partition, error = %e, "cannot read orders for books that join");
                 ctx.run_later(RETRY, move |feed, ctx| feed.run_party(id, ctx));
+            }
+        }
+    }
+
+    /// What a party would read next is trimmed: its books begin anew with newer snapshots.
+    fn end_party(&mut self, id: PartyId, start: Offset) {
+        let Some(at) = self.parties.iter().position(|p| p.id == id) else { return };
+        for symbol in self.parties.swap_remove(at).symbols {
+            if self.links.get(&symbol).is_some_and(|link| link.is_of(id)) {
+                self.is_overtaken(&symbol, start);
             }
         }
     }

@@ -92,7 +92,9 @@ impl Fleet {
         let causes: HashMap<Symbol, Cause> = homeless.clone().map(|(s, owner)| (*s, leaving[&owner.node])).collect();
         let homeless = homeless.map(|(symbol, owner)| {
             let told = followers.best.get(symbol).copied().filter(|_| causes[symbol] == Cause::Recovery);
-            let standby = told.or_else(|| self.follower_of(symbol)).map(|standby| standby.node);
+            // One that is behind may have too much to do, and is preferred to nobody.
+            let standby = told.or_else(|| self.follower_of(symbol)).filter(|standby| standby.is_level);
+            let standby = standby.map(|standby| standby.node);
             let busy = directory.get(symbol).map_or(0.0, |book| book.busy());
             Homeless { symbol: *symbol, partition: owner.partition, busy, standby }
         });

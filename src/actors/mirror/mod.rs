@@ -1,4 +1,4 @@
-//! What a gateway shows of the books, without asking a book: built from outputs alone (DESIGN 4).
+//! What a gateway shows of the books, without asking a book: built from outputs alone.
 //!
 //! [`Mirror`] is pure: outputs in, views out. [`Mirrors`] is the shared read side of all symbols.
 

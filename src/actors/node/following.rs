@@ -35,7 +35,7 @@ pub enum Want {
     Standby,
 }
 
-/// Answered with the shadow's status, or with why there is none.
+/// Answered with the shadow's status, or with why there is none; not at all if a standby is being prepared already.
 pub type Started = oneshot::Sender<Result<Arc<BookStatus>, String>>;
 
 /// Starts a shadow: a snapshot, then the log.
@@ -159,7 +159,14 @@ impl NodeSupervisor {
             _ = done.send(Ok(status));
             return;
         }
+        // A standby is asked for again and again; a move is not, and waits for an answer of its own.
+        if want == Want::Standby && !self.preparing.insert(symbol) {
+            return;
+        }
         self.prepare_for(symbol, from, ctx, move |supervisor, prepared, ctx| {
+            if want == Want::Standby {
+                supervisor.preparing.remove(&symbol);
+            }
             // Somebody else may have wanted it in between.
             let here = supervisor.node.status(&symbol);
             let result = match prepared {

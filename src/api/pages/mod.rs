@@ -19,10 +19,15 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; i
 #[folder = "src/api/pages/files"]
 struct Files;
 
-/// Registers the addresses.
+/// Registers the trading page.
+pub fn trading(config: &mut web::ServiceConfig) {
+    config.service(web::resource("/").get(|| file("index.html")));
+}
+
+/// Registers the others, and where `/` leads without the trading page.
 pub fn routes(config: &mut web::ServiceConfig) {
     config
-        .service(web::resource("/").get(|| file("index.html")))
+        .service(web::redirect("/", "/ops"))
         .service(web::resource("/ops").get(|| file("ops.html")))
         .service(web::resource("/docs").get(|| file("docs.html")))
         .service(web::resource("/assets/{name}").get(async |name: web::Path<String>| file(&name).await))

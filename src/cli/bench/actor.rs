@@ -61,6 +61,10 @@ impl Session for NullLog {
     }
 
     fn abort(&self) {}
+
+    fn has_ended(&self) -> bool {
+        false
+    }
 }
 
 impl Log for NullLog {

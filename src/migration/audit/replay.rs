@@ -1,5 +1,5 @@
-//! What the log says must have been said: the naive matcher behind the checks of control records (DESIGN 6) and the
-//! fences (HANDOVER rule 2).
+//! What the log says must have been said: the naive matcher behind the checks of control records and the
+//! fences (handover rule 2).
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 

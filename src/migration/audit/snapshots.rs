@@ -1,4 +1,4 @@
-//! A snapshot held against the replay (SN1, SN2, HANDOVER rule 10).
+//! A snapshot held against the replay (SN1, SN2, handover rule 10).
 
 use super::SnapshotBytes;
 use super::replay::Replay;

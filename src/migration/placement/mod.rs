@@ -1,4 +1,4 @@
-//! Which book should go where, and why (DESIGN 7, Placement policy). Pure: what is seen goes in, decisions come out.
+//! Which book should go where, and why (docs/placement.md). Pure: what is seen goes in, decisions come out.
 //!
 //! It only proposes: a move that is not begun, or fails, costs nothing but its book's cooldown. Who owns a book is
 //! decided by the log. docs/placement.md has it in an operator's words, with what was simulated.

@@ -1,4 +1,4 @@
-//! The nonces of control records that have not run out: each is good once (DESIGN 6).
+//! The nonces of control records that have not run out: each is good once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hasher;

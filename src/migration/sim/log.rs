@@ -128,7 +128,7 @@ impl SimLog {
         self.truth[symbol]
     }
 
-    /// Highest seq of a symbol in `events` from `from` on (HANDOVER: hw).
+    /// Highest seq of a symbol in `events` from `from` on (the handover's hw).
     pub fn high_water(&self, partition: usize, symbol: usize, from: Offset) -> Seq {
         let from = (from.0 as usize).min(self.events[partition].len());
         self.events[partition][from..].iter().filter(|e| e.symbol == symbol).map(|e| e.last).max().unwrap_or_default()

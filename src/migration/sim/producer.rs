@@ -1,4 +1,4 @@
-//! Producer sessions of `events`: FIFO, late, and ending with a lost suffix; never a hole (HANDOVER fact B, rule 11).
+//! Producer sessions of `events`: FIFO, late, and ending with a lost suffix; never a hole (handover fact B, rule 11).
 
 use std::collections::VecDeque;
 

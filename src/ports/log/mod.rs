@@ -1,4 +1,4 @@
-//! The log port: the truth of the exchange (DESIGN 2 and 10).
+//! The log port: the truth of the exchange.
 //!
 //! Appends are asynchronous, their acknowledgement may lack an offset; a producer session is FIFO and ends as a whole;
 //! reads are by (topic, partition, offset) and give durable records only; nothing is atomic across partitions.
@@ -6,6 +6,7 @@
 pub mod embedded;
 #[cfg(feature = "kafka")]
 pub mod kafka;
+pub mod renewed;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -209,7 +210,7 @@ impl Future for Receipt {
     }
 }
 
-/// One FIFO stream of appends. A record that fails for good ends the session: nothing behind it lands (HANDOVER 11).
+/// One FIFO stream of appends. A record that fails for good ends the session: nothing behind it lands (handover rule 11).
 pub trait Session: Send + Sync {
     /// Enqueues one record; never blocks.
     fn append(&self, record: NewRecord) -> Receipt;
@@ -219,6 +220,9 @@ pub trait Session: Send + Sync {
 
     /// Ends it as a crash of its process would: of what was not acknowledged a prefix lands, the rest is lost.
     fn abort(&self);
+
+    /// Whether it takes no more records.
+    fn has_ended(&self) -> bool;
 }
 
 /// How a session is opened.

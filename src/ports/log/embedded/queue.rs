@@ -214,4 +214,8 @@ impl Session for EmbeddedSession {
     fn abort(&self) {
         self.queue.abort(&self.state);
     }
+
+    fn has_ended(&self) -> bool {
+        *self.state.is_aborted.lock() || self.queue.refusal().is_some()
+    }
 }

@@ -77,7 +77,7 @@ impl KafkaOptions {
         config
     }
 
-    /// A producer's settings: nothing is lost, doubled or reordered, and a gap ends the session (HANDOVER rule 11).
+    /// A producer's settings: nothing is lost, doubled or reordered, and a gap ends the session (handover rule 11).
     /// `linger.ms`, `compression.type` and `batch.size` are first guesses: nothing was measured for them yet.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.client();

@@ -333,9 +333,11 @@ enum Refused {
 
 impl Progress {
     fn sent(&self, now_ms: u64) {
-        if self.outstanding.fetch_add(1, Ordering::AcqRel) == 0 {
+        // Before it counts: whoever looks in between is not to take the time of nothing to acknowledge for a stall.
+        if self.outstanding.load(Ordering::Acquire) == 0 {
             self.at_ms.store(now_ms, Ordering::Release);
         }
+        self.outstanding.fetch_add(1, Ordering::AcqRel);
     }
 
     fn acknowledged(&self, now_ms: u64) {
@@ -406,6 +408,10 @@ impl Session for KafkaSession {
 
     fn abort(&self) {
         self.shared.end("aborted");
+    }
+
+    fn has_ended(&self) -> bool {
+        self.shared.is_ended.load(Ordering::Acquire)
     }
 }
 
