@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::migration::placement::PlacementMode;
 
-pub use cluster::{KafkaSecurity, Role};
+pub use cluster::{KafkaCompression, KafkaSecurity, Role};
 
 /// Where gRPC listens unless it is told otherwise.
 pub const GRPC_PORT: u16 = 50_051;
@@ -103,6 +103,9 @@ pub struct Config {
     pub kafka_token_lifetime_s: u64,
     /// Stands before the name of every topic.
     pub kafka_topic_prefix: String,
+    pub kafka_compression: KafkaCompression,
+    /// How long a batch of a producer waits for more records, in milliseconds; at most 100. 0 is quickest.
+    pub kafka_linger_ms: u32,
     /// For `admin init-topics`: copies of each partition, and how many must have a record before it is durable.
     pub kafka_replication: u32,
     pub kafka_min_insync_replicas: u32,
@@ -173,6 +176,8 @@ impl Default for Config {
             kafka_key_file: None,
             kafka_token_lifetime_s: 900,
             kafka_topic_prefix: String::new(),
+            kafka_compression: KafkaCompression::default(),
+            kafka_linger_ms: 0,
             kafka_replication: 3,
             kafka_min_insync_replicas: 2,
             redis_host: None,

@@ -216,7 +216,10 @@ async fn a_lost_session_is_replaced_once_whoever_finds_out_and_when() {
         send(&exchange, name, &Command::Add(order("1", Side::Buy, 1, 1))).await;
         let session = node.session();
         assert!(!session.has_ended());
-        assert!(Arc::ptr_eq(next.get_or_insert_with(|| Arc::clone(&session)), &session), "{name} took another one away");
+        assert!(
+            Arc::ptr_eq(next.get_or_insert_with(|| Arc::clone(&session)), &session),
+            "{name} took another one away"
+        );
         assert_eq!(exchange.directory().get(&symbol(name)).unwrap().restarts(), 1);
     }
     judge(&exchange, folder.path(), &names).await;
@@ -232,13 +235,8 @@ fn orders_of(partition: u32) -> TopicPartition {
 async fn a_shadow_that_trimming_overtakes_begins_anew_and_is_level() {
     let folder = tempfile::tempdir().unwrap();
     let slow = std::collections::HashMap::from([(symbol("AAA"), 100)]);
-    let exchange = start(ExchangeConfig {
-        nodes: 2,
-        partitions: 1,
-        dev_command_cost_us: slow,
-        ..config(folder.path())
-    })
-    .await;
+    let exchange =
+        start(ExchangeConfig { nodes: 2, partitions: 1, dev_command_cost_us: slow, ..config(folder.path()) }).await;
     exchange.list(symbol("AAA"), plain()).await.unwrap();
     let old = exchange.snapshot(symbol("AAA")).await.unwrap();
     let adds = (0..20_000).map(|n| Command::Add(order(&format!("f{n}"), Side::Buy, 1, 1)));

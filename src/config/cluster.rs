@@ -16,6 +16,29 @@ pub enum KafkaSecurity {
     MskIam,
 }
 
+/// How records on their way to the brokers, and there, are made smaller.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KafkaCompression {
+    None,
+    Snappy,
+    #[default]
+    Lz4,
+    Zstd,
+}
+
+impl KafkaCompression {
+    /// As Kafka calls it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Snappy => "snappy",
+            Self::Lz4 => "lz4",
+            Self::Zstd => "zstd",
+        }
+    }
+}
+
 /// What a process of a cluster does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,6 +63,9 @@ impl std::str::FromStr for Role {
         }
     }
 }
+
+/// An order waits that long at each of two producers.
+const LINGER_MS_MAX: u32 = 100;
 
 /// The outside parts by what makes each of them one, and what of the build it needs.
 const PARTS: [(&str, &str, bool); 3] = [
@@ -112,6 +138,9 @@ impl Config {
             if self.kafka_key_file.is_some() {
                 return refused("kafka_key_file", "is of no use with kafka_security = \"msk_iam\"");
             }
+        }
+        if self.kafka_linger_ms > LINGER_MS_MAX {
+            return refused("kafka_linger_ms", "must be at most 100");
         }
         if self.kafka_certificate_file.is_some() != self.kafka_key_file.is_some() {
             return refused("kafka_key_file", "and kafka_certificate_file go together");

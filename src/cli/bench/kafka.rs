@@ -25,7 +25,7 @@ use crate::actors::gateway::Answer;
 use crate::actors::router::Submit;
 use crate::domain::{Command, Side, Symbol};
 use crate::ports::log::Topic;
-use crate::ports::log::kafka::KafkaOptions;
+use crate::ports::log::kafka::{Batching, KafkaOptions};
 use crate::wire;
 
 const WITHIN: Duration = Duration::from_secs(60);
@@ -53,6 +53,12 @@ pub struct KafkaArgs {
     /// The loop and the exchange take turns so often; each figure is the median of them.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
+    /// Of all producers, the loop's as well.
+    #[arg(long, default_value = "lz4", value_parser = ["none", "snappy", "lz4", "zstd"])]
+    compression: String,
+    /// How long each of their batches waits for more records, in milliseconds.
+    #[arg(long, default_value_t = 0)]
+    linger_ms: u32,
     /// Writes the figures there.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -104,8 +110,12 @@ pub fn run(args: &KafkaArgs) -> anyhow::Result<()> {
 }
 
 async fn measure(args: &KafkaArgs) -> anyhow::Result<(Vec<Figures>, Vec<Figures>)> {
-    let ours = on_kafka::make_topics(&args.brokers, "exchange", 1, args.replication).await?;
-    let bare = on_kafka::make_topics(&args.brokers, "bare", 1, args.replication).await?;
+    let batching = Batching { compression: args.compression.clone(), linger_ms: args.linger_ms };
+    let topics = async |who| {
+        let made = on_kafka::make_topics(&args.brokers, who, 1, args.replication).await?;
+        anyhow::Ok(KafkaOptions { batching: batching.clone(), ..made })
+    };
+    let (ours, bare) = (topics("exchange").await?, topics("bare").await?);
     let folder = tempfile::tempdir()?;
     let parts = on_kafka::parts(ours, folder.path()).await?;
     let config = ExchangeConfig { cluster_secret: b"bench".to_vec(), book_threads_per_node: 1, ..Default::default() };
@@ -213,8 +223,8 @@ impl Bare {
             .set("bootstrap.servers", &kafka.brokers)
             .set("enable.idempotence", "true")
             .set("acks", "all")
-            .set("linger.ms", "0")
-            .set("compression.type", "lz4")
+            .set("linger.ms", kafka.batching.linger_ms.to_string())
+            .set("compression.type", &kafka.batching.compression)
             .set("group.id", "bench")
             .set("enable.auto.commit", "false")
             .set("fetch.wait.max.ms", "50");

@@ -12,7 +12,7 @@ use crate::ports::Parts;
 #[cfg(feature = "msk")]
 use crate::ports::log::kafka::MskIam;
 use crate::ports::log::kafka::{
-    KafkaLog, KafkaOptions, NewTopics, Outcome, Security, TlsIdentity, init_topics as make_topics,
+    Batching, KafkaLog, KafkaOptions, NewTopics, Outcome, Security, TlsIdentity, init_topics as make_topics,
 };
 use crate::ports::log::{Log, LogError};
 use crate::ports::routes::redis::{RedisOptions, RedisRoutes, RedisTls};
@@ -79,6 +79,10 @@ fn kafka(config: &Config) -> KafkaOptions {
                 ca_file: config.kafka_ca_file.clone(),
                 identity: identity.map(|(certificate_file, key_file)| TlsIdentity { certificate_file, key_file }),
             },
+        },
+        batching: Batching {
+            compression: config.kafka_compression.as_str().to_owned(),
+            linger_ms: config.kafka_linger_ms,
         },
         client_id: config.node_id.as_ref().map_or_else(|| "hotbook".into(), |id| format!("hotbook-{id}")),
         ..KafkaOptions::new(config.kafka_brokers.clone().unwrap_or_default())

@@ -37,7 +37,7 @@ use self::topics::Admin;
 use super::{Log, LogError, Record, Session, SessionOptions, Topic, TopicPartition};
 use crate::domain::Offset;
 
-pub use self::options::{KafkaOptions, Security, TlsIdentity};
+pub use self::options::{Batching, KafkaOptions, Security, TlsIdentity};
 #[cfg(feature = "msk")]
 pub use self::tokens::MskIam;
 pub use self::topics::{NewTopics, Outcome, init as init_topics};

@@ -27,6 +27,24 @@ pub struct KafkaOptions {
     pub security: Security,
     /// What the brokers call us in their logs.
     pub client_id: String,
+    pub batching: Batching,
+}
+
+/// How producers make batches of records.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Batching {
+    /// `none`, `snappy`, `lz4` or `zstd`.
+    pub compression: String,
+    /// How long a batch waits for more records, in milliseconds. With 0 it collects while earlier ones are on their way, up to
+    /// five for each broker.
+    pub linger_ms: u32,
+}
+
+impl Default for Batching {
+    /// Measured: docs/speed.md.
+    fn default() -> Self {
+        Self { compression: "lz4".to_owned(), linger_ms: 0 }
+    }
 }
 
 /// How a connection is protected, and who we are.
@@ -55,6 +73,7 @@ impl KafkaOptions {
             topic_prefix: String::new(),
             security: Security::Plaintext,
             client_id: "hotbook".to_owned(),
+            batching: Batching::default(),
         }
     }
 
@@ -78,7 +97,6 @@ impl KafkaOptions {
     }
 
     /// A producer's settings: nothing is lost, doubled or reordered, and a gap ends the session (handover rule 11).
-    /// `linger.ms`, `compression.type` and `batch.size` are first guesses: nothing was measured for them yet.
     pub(super) fn producer(&self) -> ClientConfig {
         let mut config = self.client();
         config
@@ -87,9 +105,8 @@ impl KafkaOptions {
             .set("acks", "all")
             // Never given up: only the end of the session loses a record.
             .set("message.timeout.ms", "0")
-            // Sent at once; while five requests are on their way the next batch collects.
-            .set("linger.ms", "0")
-            .set("compression.type", "lz4")
+            .set("linger.ms", self.batching.linger_ms.to_string())
+            .set("compression.type", &self.batching.compression)
             .set("batch.size", BATCH_BYTES_MAX.to_string())
             .set("message.max.bytes", BATCH_BYTES_MAX.to_string())
             // The session counts bytes itself.

@@ -25,6 +25,8 @@ const HEARD_WITHIN: Duration = Duration::from_secs(1);
 /// How soon every broker knows of a new topic, and how often we look.
 const SPREADS_WITHIN: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(50);
+/// How long brokers are waited for that a new topic needs for its copies.
+const COME_WITHIN: Duration = Duration::from_secs(5);
 /// Space comes back in whole segments: with 128 partitions, 1 GiB each would be a lot.
 const SEGMENT_BYTES: &str = "134217728";
 
@@ -161,8 +163,18 @@ async fn create(admin: &Admin, topic: Topic, name: &str, new: &NewTopics) -> Res
     for (key, value) in &settings {
         wanted = wanted.set(key, value);
     }
-    let results = admin.client.create_topics([&wanted], &admin_options()).await.map_err(unavailable)?;
-    match results.into_iter().next() {
+    let began = Instant::now();
+    let result = loop {
+        let results = admin.client.create_topics([&wanted], &admin_options()).await.map_err(unavailable)?;
+        match results.into_iter().next() {
+            // More copies than there are brokers; those that have only just started may still come.
+            Some(Err((_, RDKafkaErrorCode::InvalidReplicationFactor))) if began.elapsed() < COME_WITHIN => {
+                tokio::time::sleep(LOOK).await;
+            }
+            result => break result,
+        }
+    };
+    match result {
         Some(Ok(_)) => Ok(Outcome::Created),
         Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(Outcome::Fits),
         Some(Err((_, why))) => Err(LogError::Topics { faults: vec![format!("{name} cannot be made: {why}")] }),
