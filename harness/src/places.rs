@@ -10,7 +10,7 @@ pub fn program() -> PathBuf {
     let Some(path) = std::env::var_os("HOTBOOK_BIN") else {
         panic!(
             "HOTBOOK_BIN is not set: it names the hotbook program that tests are to run, \
-             built with --features kafka,redis,s3 (or cluster)"
+             built with --features cluster"
         )
     };
     checked(Path::new(&path))
