@@ -1,6 +1,6 @@
 //! The HTTP server: all addresses, the request's id, errors in one form.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -12,6 +12,7 @@ use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::middleware::{Next, from_fn};
 use actix_web::{App, HttpResponse, HttpServer, web};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use socket2::{Domain, Socket, Type};
 use tokio::time::Instant;
 
 use super::edge::{Edge, Shared};
@@ -25,6 +26,8 @@ use crate::ports::identity::Identity;
 
 /// How long connections have to close when the server goes down.
 const DRAIN_WITHIN: Duration = Duration::from_secs(3);
+/// Connections that wait to be accepted; one more is tried again by its client.
+const BACKLOG: i32 = 1_024;
 /// Requests under way have so long to end, in seconds.
 const STOP_WITHIN_S: u64 = 5;
 const REQUEST_ID_BYTES_MAX: usize = 64;
@@ -49,17 +52,42 @@ pub struct Server {
     registry_thread: Arbiter,
 }
 
-/// Starts serving; must be called inside an actix system.
+/// Takes the address. Nobody is let in before [`start`].
 ///
 /// # Errors
-/// When the address cannot be bound.
+/// When it cannot be had.
+pub fn bind(config: &Config) -> std::io::Result<Socket> {
+    let mut error = std::io::Error::other("the name has no address");
+    for address in (config.http_host.as_str(), config.http_port).to_socket_addrs()? {
+        match bind_to(address) {
+            Ok(socket) => return Ok(socket),
+            Err(e) => error = e,
+        }
+    }
+    Err(error)
+}
+
+fn bind_to(address: SocketAddr) -> std::io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    // As for any server: the connections of the last one do not keep the next from its port.
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+/// Starts serving at an address from [`bind`]; must be called inside an actix system.
+///
+/// # Errors
+/// When it cannot be listened at.
 pub async fn start(
     config: &Config,
+    socket: Socket,
     exchange: Arc<Exchange>,
     router: Arc<RouterCore>,
     identity: Arc<dyn Identity>,
 ) -> std::io::Result<Server> {
-    let listener = TcpListener::bind((config.http_host.as_str(), config.http_port))?;
+    socket.listen(BACKLOG)?;
+    let listener = TcpListener::from(socket);
     let address = listener.local_addr()?;
     let limits = RegistryLimits {
         heartbeat: Duration::from_secs(config.heartbeat_s),

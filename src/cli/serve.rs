@@ -47,15 +47,17 @@ impl Running {
             None => Arc::new(Hs256::development(&secret)),
         };
         let grpc = bind_grpc(config).await?;
+        let no_address = || format!("cannot listen on {}:{}", config.http_host, config.http_port);
+        let http = server::bind(config).with_context(no_address)?;
         let mut exchange_config = exchange_config(config, secret);
         if config.is_cluster() {
-            exchange_config.cluster = Some(addresses(config, grpc.as_ref())?);
+            let port = http.local_addr()?.as_socket().map_or(config.http_port, |address| address.port());
+            exchange_config.cluster = Some(addresses(config, port, grpc.as_ref())?);
         }
         let exchange = Exchange::start_on(exchange_config, parts).await?;
         let router = exchange.gateway().router();
-        let server = server::start(config, Arc::clone(&exchange), router, identity)
-            .await
-            .with_context(|| format!("cannot listen on {}:{}", config.http_host, config.http_port))?;
+        let server =
+            server::start(config, http, Arc::clone(&exchange), router, identity).await.with_context(no_address)?;
         let key = config.cluster_secret.as_ref().map(|secret| RpcKey::from_secret(secret.as_bytes()));
         let grpc = grpc.map(|listener| grpc::start(listener, &exchange, key)).transpose()?;
         Ok(Self { exchange, server, grpc })
@@ -97,11 +99,12 @@ async fn bind_grpc(config: &Config) -> Result<Option<std::net::TcpListener>> {
     }
 }
 
-/// Where the other processes of the cluster reach this one.
-fn addresses(config: &Config, grpc: Option<&std::net::TcpListener>) -> Result<Addresses> {
+/// Where traders and the other processes of the cluster reach this one.
+fn addresses(config: &Config, http_port: u16, grpc: Option<&std::net::TcpListener>) -> Result<Addresses> {
+    let http = (config.role != Role::Engine).then(|| format!("{}:{http_port}", config.http_host));
     let bound = grpc.map(std::net::TcpListener::local_addr).transpose()?;
     let peer = config.peer_address.clone().or_else(|| bound.map(|a| format!("{}:{}", config.grpc_host, a.port())));
-    Ok(Addresses { http: None, peer })
+    Ok(Addresses { http, peer })
 }
 
 fn exchange_config(config: &Config, cluster_secret: Vec<u8>) -> ExchangeConfig {
