@@ -3,7 +3,7 @@ CARGO ?= cargo
 
 # What is tested against real servers and in a real browser, and those tests. One set of features: they are built once.
 OUTSIDE = kafka,msk,redis,s3,services-tests,browser-tests,host-tests
-OUTSIDE_TESTS = --test ports_log_kafka --test ports_log_kafka_secure --test ports_routes_redis --test ports_snapshots_s3 \
+OUTSIDE_TESTS = --test ports_log_kafka --test ports_log_kafka_secure --test ports_routes_redis --test redis_exchange --test ports_snapshots_s3 \
 	--test services --test cluster_one --test cluster_faults --test cluster_clients --test cluster_three \
 	--test cluster_placement --test cluster_standby --test chaos --test pages_browser
 

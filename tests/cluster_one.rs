@@ -4,7 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use hotbook_harness::{Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Traders, all_are_known, hotbook, run};
+use hotbook_harness::{
+    Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Traders, Ws, all_are_known, hotbook, run, until,
+};
 use serde_json::{Value, json};
 
 const SYMBOLS: [&str; 3] = ["AAA", "BBB", "CCC"];
@@ -80,7 +82,25 @@ async fn it_trades_moves_books_and_survives_kill_minus_nine() {
     assert!(status == 200 && book["seq"].as_u64() > Some(100), "{book}");
     let routes = server.get("/admin/routes", &admin).await;
     assert_eq!(routes["routes"].as_array().unwrap().len(), 3, "{routes}");
+    let ann = Ws::connect_as(&cluster.url(), &trader).await;
+    let mut bob = Ws::connect(&cluster.url()).await;
+    bob.auth(&server.token("bob", &["trader"]).await, false).await;
+    let nodes_of = |user: &&str| cluster.redis.ask(&["ZRANGE", &format!("session:{user}"), "0", "-1"]);
+    let are_connected = |users: &[&str]| users.iter().all(|user| nodes_of(user) == ["east-1"]);
+    until("who is connected", SOON, async || are_connected(&["ann", "bob"])).await;
+    cluster.until_redis_shows(&server, &SYMBOLS).await;
+    let heartbeat: Value = serde_json::from_str(&cluster.redis.ask(&["GET", "node:east-2"])[0]).unwrap();
+    assert_eq!(heartbeat["addresses"]["http"], cluster.url().trim_start_matches("http://"), "{heartbeat}");
+
+    // Nothing trades, and nobody comes or goes.
+    cluster.redis.flush();
+    let back = cluster.until_redis_shows(&server, &SYMBOLS).await;
+    until("who is connected, again", SOON, async || are_connected(&["ann", "bob"])).await;
+    println!("depth is there again {back:?} after Redis was emptied");
+    ann.vanish();
+    until("who has gone", SOON, async || !are_connected(&["ann"]) && are_connected(&["bob"])).await;
     server.terminate();
+    assert!(!are_connected(&["bob"]), "who goes down says so");
 }
 
 #[test]

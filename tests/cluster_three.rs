@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use hotbook::ports::log::kafka::{KafkaLog, KafkaOptions};
 use hotbook::ports::log::{Log, Topic, TopicPartition};
-use hotbook_harness::{Cluster, Process, SETTLES_WITHIN as SOON, Traders, all_are_known, free_port, run, scripts};
+use hotbook_harness::{
+    Cluster, Process, SETTLES_WITHIN as SOON, Traders, Ws, all_are_known, free_port, run, scripts, until,
+};
 use serde_json::{Value, json};
 
 const HOTBOOK: &str = env!("CARGO_BIN_EXE_hotbook");
@@ -83,6 +85,8 @@ async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_i
         assert!(told.settled.len() > 500);
         all_are_known(&process.url(), &trader, &told).await;
     }
+    // Whoever owned a book last has written it, and nobody who owned it before writes over that.
+    cluster.until_redis_shows(processes[2].served(), &SYMBOLS).await;
     for process in &mut processes {
         process.terminate();
     }
@@ -143,6 +147,13 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
         let routes = gateway.served().get("/admin/routes", &admin).await;
         assert_eq!(routes["routes"].as_array().unwrap().len(), 2, "{routes}");
         assert_eq!(gateway.begin_move(&admin, "AAA", "g1").await, Err("unknown_node".into()));
+        cluster.until_redis_shows(gateway.served(), &["AAA", "BBB"]).await;
+        // Connections are the gateway's, not the engines'.
+        let connected = Ws::connect_as(&gateway.url(), &trader).await;
+        let nodes = || cluster.redis.ask(&["ZRANGE", "session:ann", "0", "-1"]);
+        until("the gateway says who is connected", SOON, async || nodes() == ["g1"]).await;
+        connected.vanish();
+        until("and who is not any more", SOON, async || nodes().is_empty()).await;
         if round == 0 {
             gateway.kill();
             gateway.start_again();

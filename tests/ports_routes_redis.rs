@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use common::routes_contract::{Bench, beat, holder, migrating, node, route, soon, symbol};
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
-use hotbook::domain::UserId;
+use hotbook::domain::{Seq, UserId};
+use hotbook::ports::cache::{Cache, Depth};
 use hotbook::ports::routes::redis::{RedisOptions, RedisRoutes, RedisTls};
 use hotbook::ports::routes::{Change, Changes, LEADER, Routes, RoutesError};
 use hotbook_harness::services::{Certificates, Redis};
@@ -38,6 +39,13 @@ impl Asked for Redis {
         let client = redis::Client::open(("127.0.0.1", self.port)).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
         redis::cmd(words[0]).arg(&words[1..]).query_async(&mut connection).await.unwrap()
+    }
+}
+
+fn text(value: redis::Value) -> String {
+    match value {
+        redis::Value::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -197,10 +205,6 @@ async fn rows_have_the_documented_keys_and_fields() {
     let routes = redis.routes();
     soon(routes.learn(symbol("TSLA"), migrating("n1", 4, "n2"))).await.unwrap();
     soon(routes.beat(beat("n1", 5, 0.5), LONG)).await.unwrap();
-    let text = |value| match value {
-        redis::Value::BulkString(bytes) => String::from_utf8(bytes).unwrap(),
-        other => panic!("{other:?}"),
-    };
     assert_eq!(
         text(redis.says(&["GET", "route:TSLA"]).await),
         r#"{"target_instance":"n1","status":"MIGRATING","epoch":4,"partition":3,"to":"n2"}"#
@@ -306,40 +310,65 @@ async fn tls_is_spoken_and_a_certificate_of_somebody_else_is_refused() {
 async fn the_depth_cache_never_goes_back() {
     let redis = Redis::start();
     let cache = redis.routes().cache();
-    let of = symbol("TSLA");
-    assert_eq!(soon(cache.depth(of)).await.unwrap(), None);
-    let depth = |seq: u64, qty: u64| {
-        format!(r#"{{"symbol":"TSLA","asks":[],"bids":[{{"price":250.00,"qty":{qty}}}],"seq":{seq}}}"#)
+    let depth = |name: &str, seq: u64, qty: u64| {
+        let json = format!(
+            r#"{{"symbol":"{name}","asks":[],"bids":[{{"price":250.00,"qty":{qty}}}],"last_qty":null,"seq":{seq}}}"#
+        );
+        Depth { symbol: symbol(name), seq: Seq(seq), json }
     };
-    assert!(soon(cache.put_depth(of, 5, &depth(5, 1))).await.unwrap());
-    assert!(!soon(cache.put_depth(of, 4, &depth(4, 2))).await.unwrap());
-    assert!(!soon(cache.put_depth(of, 5, &depth(5, 3))).await.unwrap());
-    assert!(soon(cache.put_depth(of, 6, &depth(6, 4))).await.unwrap());
-    assert_eq!(soon(cache.depth(of)).await.unwrap(), Some(depth(6, 4)), "as it was written, digit for digit");
-    redis.says(&["SET", "orderbook:TSLA", "nonsense"]).await;
-    assert!(soon(cache.put_depth(of, 1, &depth(1, 5))).await.unwrap());
+    let put = async |depths: &[Depth]| soon(cache.put_depths(depths)).await.unwrap();
+    let held = async |name: &str| text(redis.says(&["GET", &format!("orderbook:{name}")]).await);
+    assert_eq!(put(&[depth("TSLA", 5, 1)]).await, 1);
+    assert_eq!(put(&[depth("TSLA", 4, 2)]).await, 0);
+    assert_eq!(put(&[depth("TSLA", 5, 3)]).await, 0);
+    assert_eq!(held("TSLA").await, depth("TSLA", 5, 1).json, "as it was written, digit for digit");
+    assert_eq!(put(&[depth("TSLA", 3, 9), depth("AAPL", 1, 4), depth("TSLA", 10, 4)]).await, 2, "each by itself");
+    assert_eq!((held("TSLA").await, held("AAPL").await), (depth("TSLA", 10, 4).json, depth("AAPL", 1, 4).json));
+    assert_eq!(put(&[depth("TSLA", (1 << 53) - 1, 4)]).await, 1);
+    assert_eq!(put(&[]).await, 0);
+    for nonsense in [&["SET", "orderbook:TSLA", "nonsense"][..], &["RPUSH", "orderbook:TSLA", "a list"]] {
+        redis.says(&["DEL", "orderbook:TSLA"]).await;
+        redis.says(nonsense).await;
+        assert_eq!(put(&[depth("TSLA", 1, 5)]).await, 1, "{nonsense:?}");
+        assert_eq!(held("TSLA").await, depth("TSLA", 1, 5).json);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_users_nodes_are_known_until_they_say_no_more() {
     let redis = Redis::start();
     let cache = redis.routes().cache();
-    let alice = UserId::new("alice").unwrap();
-    assert_eq!(soon(cache.sessions(alice)).await.unwrap(), []);
-    soon(cache.session_held(alice, node("n1"), LONG)).await.unwrap();
-    soon(cache.session_held(alice, node("n2"), LONG)).await.unwrap();
-    let mut nodes = soon(cache.sessions(alice)).await.unwrap();
-    nodes.sort_unstable();
-    assert_eq!(nodes, [node("n1"), node("n2")]);
-    soon(cache.session_ended(alice, node("n1"))).await.unwrap();
-    assert_eq!(soon(cache.sessions(alice)).await.unwrap(), [node("n2")]);
-    soon(cache.session_held(alice, node("n3"), Duration::from_millis(50))).await.unwrap();
+    let [alice, bob] = ["alice", "bob"].map(|name| UserId::new(name).unwrap());
+    // As the documentation has it: those that are not forgotten.
+    let sessions = async |user: &str| -> Vec<String> {
+        let redis::Value::Array(time) = redis.says(&["TIME"]).await else { panic!() };
+        let seconds: u64 = text(time[0].clone()).parse().unwrap();
+        let (key, now) = (format!("session:{user}"), (seconds * 1_000).to_string());
+        let redis::Value::Array(nodes) = redis.says(&["ZRANGE", &key, &now, "+inf", "BYSCORE"]).await else { panic!() };
+        nodes.into_iter().map(text).collect()
+    };
+    assert_eq!(sessions("alice").await, [""; 0]);
+    soon(cache.sessions_held(&[alice, bob], node("n1"), LONG)).await.unwrap();
+    soon(cache.sessions_held(&[alice], node("n2"), LONG * 2)).await.unwrap();
+    assert_eq!((sessions("alice").await, sessions("bob").await), (vec!["n1".into(), "n2".into()], vec!["n1".into()]));
+    soon(cache.sessions_ended(&[alice, bob], node("n1"))).await.unwrap();
+    assert_eq!((sessions("alice").await, sessions("bob").await), (vec!["n2".to_owned()], vec![]));
+    soon(cache.sessions_held(&[alice], node("n3"), Duration::from_millis(50))).await.unwrap();
     let gone = async {
-        while soon(cache.sessions(alice)).await.unwrap() != [node("n2")] {
+        while sessions("alice").await != ["n2"] {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     soon(gone).await;
     let redis::Value::Int(left) = redis.says(&["PTTL", "session:alice"]).await else { panic!() };
-    assert!(left > 0 && left <= 60_000, "the longest of them keeps the key: {left}");
+    assert!(left > 60_000 && left <= 120_000, "the longest of them keeps the key: {left}");
+    redis.says(&["SET", "session:bob", "nonsense"]).await;
+    soon(cache.sessions_ended(&[bob], node("n1"))).await.unwrap();
+    soon(cache.sessions_held(&[bob], node("n1"), Duration::from_millis(50))).await.unwrap();
+    let forgotten = async {
+        while redis.says(&["EXISTS", "session:bob"]).await != redis::Value::Int(0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    soon(forgotten).await;
 }

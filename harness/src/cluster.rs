@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -12,6 +13,7 @@ use crate::ports::free_port;
 use crate::process::{Process, ProcessOptions};
 use crate::served::{LogFile, Served, hotbook, run};
 use crate::services::{Kafka, KafkaOptions, Redis, S3, Server};
+use crate::wait::SOON;
 
 /// The secret that all processes of a cluster share here.
 pub const SECRET: &str = "cluster-test-cluster-secret-0123456789";
@@ -137,7 +139,7 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// Of this program, built with the features `kafka,redis,s3`: `env!("CARGO_BIN_EXE_hotbook")`, or
+    /// Of this program, built with the feature `cluster`: `env!("CARGO_BIN_EXE_hotbook")`, or
     /// [`crate::program`]. One broker, unless more is said.
     ///
     /// # Panics
@@ -239,6 +241,32 @@ impl Cluster {
         let report = self.audit(more);
         assert_eq!(report["violations"], 0, "{report:#}");
         report
+    }
+
+    /// Waits until others see the depth of these books in Redis (`orderbook:SYMBOL`) as a process tells it; gives how long that
+    /// took.
+    ///
+    /// # Panics
+    /// With both, when they stay different.
+    pub async fn until_redis_shows(&self, served: &Served, symbols: &[&str]) -> Duration {
+        let began = Instant::now();
+        for symbol in symbols {
+            loop {
+                let (_, mut told) = served.call("GET", &format!("/orderbook/{symbol}"), None, Value::Null).await;
+                for side in ["bids", "asks"] {
+                    let levels = told[side].as_array_mut().into_iter().flatten();
+                    levels.filter_map(Value::as_object_mut).for_each(|level| _ = level.remove("orders"));
+                }
+                let seen = self.redis.ask(&["GET", &format!("orderbook:{symbol}")]);
+                let seen = seen.first().map_or(Value::Null, |text| serde_json::from_str(text).expect("JSON"));
+                if seen == told {
+                    break;
+                }
+                assert!(began.elapsed() < SOON, "Redis has {seen}, not {told}");
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
+        began.elapsed()
     }
 
     /// Copies the logs of all servers and processes into a folder, which is made.

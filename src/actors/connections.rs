@@ -1,5 +1,7 @@
 //! The connections of a gateway: who they are, what they listen to, and where their outputs go.
 
+mod users;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
@@ -10,6 +12,7 @@ use super::gateway::{Channel, ConnectionId, Push, Sink};
 use super::mirror::Mirrors;
 use super::router::Refusal;
 use crate::domain::{Origin, Symbol, UserId};
+pub use users::Users;
 
 struct Connection {
     sink: Arc<dyn Sink>,
@@ -36,10 +39,12 @@ pub(super) struct Connections {
     watchers: RwLock<HashMap<UserId, Vec<ConnectionId>>>,
     /// How many users are watched: lets the egress skip the look-up.
     watched: AtomicUsize,
+    users: Option<Arc<Users>>,
 }
 
 impl Connections {
-    pub fn new(incarnation: u64, subscriptions_max: usize) -> Self {
+    /// `users`: where it is noted who is connected.
+    pub fn new(incarnation: u64, subscriptions_max: usize, users: Option<Arc<Users>>) -> Self {
         Self {
             incarnation,
             subscriptions_max,
@@ -47,6 +52,15 @@ impl Connections {
             by_id: RwLock::default(),
             watchers: RwLock::default(),
             watched: AtomicUsize::new(0),
+            users,
+        }
+    }
+
+    /// Notes that a connection is no longer `old`'s but `new`'s.
+    fn note(&self, old: Option<UserId>, new: Option<UserId>) {
+        if let Some(users) = self.users.as_ref().filter(|_| old != new) {
+            new.iter().for_each(|user| users.came(*user));
+            old.iter().for_each(|user| users.went(user));
         }
     }
 
@@ -55,6 +69,7 @@ impl Connections {
     }
 
     pub fn connect(&self, user: Option<UserId>, sink: Arc<dyn Sink>) -> ConnectionId {
+        self.note(None, user);
         let listening = Mutex::new(Listening { user, ..Listening::default() });
         let connection = Arc::new(Connection { sink, commands: AtomicU32::new(0), listening });
         let mut by_id = self.by_id.write();
@@ -72,7 +87,11 @@ impl Connections {
     pub fn authenticate(&self, id: ConnectionId, user: UserId) {
         let Some(connection) = self.get(id) else { return };
         let mut listening = connection.listening.lock();
+        if listening.gone {
+            return;
+        }
         let old = listening.user.replace(user);
+        self.note(old, Some(user));
         if listening.orders && old != Some(user) {
             if let Some(old) = old {
                 self.unwatch(old, id);
@@ -85,6 +104,7 @@ impl Connections {
         let Some(connection) = self.by_id.write().remove(&id) else { return };
         let mut listening = connection.listening.lock();
         listening.gone = true;
+        self.note(listening.user, None);
         if let (true, Some(user)) = (listening.orders, listening.user) {
             self.unwatch(user, id);
         }

@@ -15,11 +15,12 @@ use tokio::sync::Semaphore;
 use super::connections::Connections;
 use super::gateway::{ConnectionId, GatewayLimits, Push, Role, Said};
 use super::market_data::MarketBatch;
-use super::mirror::{Applied, Cell, Mirror, Mirrors, Start};
+use super::mirror::{Applied, Cell, Changed, Mirror, Mirrors, Start};
+use super::router::Enter;
 use super::waiters::{Complete, Waiters};
-use crate::domain::{NodeId, Offset, Origin, Output, OutputBody, Seq, Symbol, UserId};
+use crate::domain::{Epoch, NodeId, Offset, Origin, Output, OutputBody, Seq, Symbol, UserId};
 use crate::ports::log::{Log, LogError, Record, Topic, TopicPartition, partition_of};
-use crate::ports::routes::{Route, RouteStatus, Routes};
+use crate::ports::routes::{Route, RouteStatus};
 use crate::wire::events::{self, EventsRecord};
 
 /// Partitions that are read at once while catching up: 4 x 13 MB of events in memory.
@@ -53,7 +54,10 @@ pub(super) struct EgressParts {
     pub connections: Arc<Connections>,
     pub waiters: Arc<Waiters>,
     pub positions: Arc<EventPositions>,
-    pub routes: Arc<dyn Routes>,
+    /// Told of the symbols that are met.
+    pub router: Recipient<Enter>,
+    /// Where it is noted which books changed, if anybody looks.
+    pub changed: Option<Arc<Changed>>,
     pub level: Arc<AtomicBool>,
     pub limits: GatewayLimits,
 }
@@ -189,6 +193,11 @@ impl EgressCore {
         let mut mirror = cell.mirror.write();
         metrics::counter!("hotbook_gateway_outputs_total").increment(mirror.seq().0 - market.before.0);
         channels.publish(&market, &mut mirror);
+        if mirror.seq() > market.before
+            && let Some(changed) = &self.parts.changed
+        {
+            changed.note(&cell);
+        }
         next
     }
 
@@ -201,7 +210,7 @@ impl EgressCore {
         };
         if let OutputBody::Listed { owner, .. } = &output.body {
             tracing::debug!(%symbol, partition, %owner, "symbol listed");
-            enter_route(&self.parts.routes, symbol, partition, *owner, output.epoch);
+            enter(&self.parts.router, vec![route(symbol, partition, *owner, output.epoch)]);
         }
         Ok(self.parts.mirrors.enter(mirror))
     }
@@ -306,14 +315,14 @@ impl EgressCore {
     }
 }
 
-fn enter_route(routes: &Arc<dyn Routes>, symbol: Symbol, partition: u32, owner: NodeId, epoch: crate::domain::Epoch) {
-    let route = Route { target_instance: owner, status: RouteStatus::Active, epoch, partition, to: None };
-    let routes = Arc::clone(routes);
-    actix::spawn(async move {
-        if let Err(e) = routes.learn(symbol, route).await {
-            tracing::warn!(%symbol, error = %e, "route not written");
-        }
-    });
+fn route(symbol: Symbol, partition: u32, owner: NodeId, epoch: Epoch) -> (Symbol, Route) {
+    (symbol, Route { target_instance: owner, status: RouteStatus::Active, epoch, partition, to: None })
+}
+
+fn enter(router: &Recipient<Enter>, rows: Vec<(Symbol, Route)>) {
+    if let Err(e) = router.try_send(Enter(rows)) {
+        tracing::debug!(error = %e, "the router is told of no more symbols now");
+    }
 }
 
 /// The actor: one reader per partition, all on one arbiter. It needs no mailbox, so nothing can pile up in one.
@@ -338,13 +347,15 @@ impl Egress {
             let partition = partition_of(symbol.as_bytes(), log.partitions());
             from.entry(partition).and_modify(|p| *p = (*p).min(position)).or_insert(position);
         }
+        let mut rows = Vec::with_capacity(starts.len());
         for start in starts {
             let symbol = start.state.symbol;
             let partition = partition_of(symbol.as_bytes(), log.partitions());
-            enter_route(&parts.routes, symbol, partition, start.owner, start.state.epoch);
+            rows.push(route(symbol, partition, start.owner, start.state.epoch));
             parts.positions.set(symbol, start.state.seq, start.events_position);
             parts.mirrors.enter(Mirror::restored(start.state));
         }
+        enter(&parts.router, rows);
         let history = parts.limits.history_records;
         let partitions = try_join_all((0..log.partitions()).map(|partition| {
             let from = from.get(&partition).copied().flatten();

@@ -6,10 +6,12 @@ mod start;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use actix::Addr;
 use bytes::Bytes;
 use futures_util::StreamExt;
 
 use super::book::{CutError, Saved};
+use super::cache::{self, CacheWriter};
 use super::catalogue::{Catalogue, Entry};
 use super::cluster::Members;
 use super::decisions::Decisions;
@@ -79,6 +81,8 @@ pub struct Exchange {
     placement_mode: PlacementMode,
     peers: Arc<Peers>,
     retention: Arc<Retention>,
+    /// `None`: the parts have no cache.
+    cache: Option<Addr<CacheWriter>>,
 }
 
 impl Exchange {
@@ -382,6 +386,9 @@ impl Exchange {
                     tracing::warn!(symbol = %book.symbol, error = %e, "no snapshot while stopping; the log has it all");
                 }
             }
+        }
+        if let Some(writer) = &self.cache {
+            cache::end(writer).await;
         }
         if let Err(e) = self.log.close().await {
             tracing::error!(error = %e, "log did not close cleanly");

@@ -8,10 +8,12 @@ use actix_rt::ArbiterHandle;
 use bytestring::ByteString;
 use tokio::sync::oneshot;
 
-use super::connections::Connections;
+use super::connections::{Connections, Users};
 use super::egress::{Egress, EgressParts, EventPositions};
-use super::mirror::{Mirrors, Start, read_starts};
-use super::router::{Lags, Refusal, RouterCore, RouterParts};
+use super::mirror::{Changed, Mirrors, Start, read_starts};
+use super::node::NodeContext;
+use super::owners::Owners;
+use super::router::{CoreParts, Lags, Mend, Refusal, Router, RouterCore};
 use super::waiters::Waiters;
 use crate::domain::{Origin, Symbol, UserId};
 use crate::ports::log::{Log, LogError};
@@ -97,6 +99,12 @@ pub struct GatewayParts {
     pub lags: Lags,
     pub keyring: Arc<Keyring>,
     pub routes: Arc<dyn Routes>,
+    /// Told what the route table says, in a process without nodes.
+    pub owners: Option<Arc<Owners>>,
+    /// Where it is noted which books changed, if anybody looks.
+    pub changed: Option<Arc<Changed>>,
+    /// Where it is noted who is connected, if anybody looks.
+    pub users: Option<Arc<Users>>,
     pub limits: GatewayLimits,
 }
 
@@ -120,14 +128,15 @@ pub struct Gateway {
     router: Arc<RouterCore>,
     positions: Arc<EventPositions>,
     routes: Arc<dyn Routes>,
+    table: Addr<Router>,
     level: Arc<AtomicBool>,
-    /// Of the egress; stopped with the gateway.
+    /// Of the egress and the router; stopped with the gateway.
     arbiter: ArbiterHandle,
 }
 
 impl Gateway {
-    /// Restores the mirrors from the newest valid snapshots and starts the egress on an arbiter of its own, which
-    /// reads `events` from there on. Must be called inside an actix system.
+    /// Restores the mirrors from the newest valid snapshots and starts the egress, which reads `events` from there on, and the
+    /// router on an arbiter of their own. Must be called inside an actix system.
     ///
     /// # Errors
     /// [`GatewayError`].
@@ -137,27 +146,30 @@ impl Gateway {
     }
 
     pub(super) async fn start_from(parts: GatewayParts, starts: Vec<Start>) -> Result<Arc<Self>, GatewayError> {
-        let GatewayParts { log, lags, keyring, routes, limits, .. } = parts;
+        let GatewayParts { log, lags, keyring, routes, owners, changed, users, limits, .. } = parts;
         let incarnation = random_incarnation()?;
         let mirrors = Arc::new(Mirrors::default());
-        let connections = Arc::new(Connections::new(incarnation, limits.subscriptions_per_connection_max));
+        let connections = Arc::new(Connections::new(incarnation, limits.subscriptions_per_connection_max, users));
         let waiters = Arc::new(Waiters::new(limits.answers_waiting_max));
         let positions = Arc::new(EventPositions::default());
         let level = Arc::new(AtomicBool::new(false));
+        let arbiter = Arbiter::new();
+        let table = Router::new(Arc::clone(&routes), owners);
+        let table = Router::start_in_arbiter(&arbiter.handle(), |_| table);
         let egress = EgressParts {
             log: Arc::clone(&log),
             mirrors: Arc::clone(&mirrors),
             connections: Arc::clone(&connections),
             waiters: Arc::clone(&waiters),
             positions: Arc::clone(&positions),
-            routes: Arc::clone(&routes),
+            router: table.clone().recipient(),
+            changed,
             level: Arc::clone(&level),
             limits,
         };
         let egress = Egress::restore(egress, starts).await?;
-        let arbiter = Arbiter::new();
         Egress::start_in_arbiter(&arbiter.handle(), |_| egress);
-        let router = RouterCore::new(RouterParts {
+        let router = RouterCore::new(CoreParts {
             log,
             mirrors: Arc::clone(&mirrors),
             lags,
@@ -167,7 +179,9 @@ impl Gateway {
             queue_bytes_max: limits.queue_bytes_max,
         })?;
         let (router, arbiter) = (Arc::new(router), arbiter.handle());
-        Ok(Arc::new(Self { incarnation, mirrors, connections, waiters, router, positions, routes, level, arbiter }))
+        let gateway =
+            Self { incarnation, mirrors, connections, waiters, router, positions, routes, table, level, arbiter };
+        Ok(Arc::new(gateway))
     }
 
     /// Drawn at random at each start, never 0: tells this gateway's commands from all others in the log.
@@ -233,7 +247,7 @@ impl Gateway {
         self.level.load(Ordering::Acquire)
     }
 
-    /// The router's logic; an actor around it is `Router::new(gateway.router())`.
+    /// The router's core: what commands pass.
     pub fn router(&self) -> Arc<RouterCore> {
         Arc::clone(&self.router)
     }
@@ -245,6 +259,12 @@ impl Gateway {
 
     pub fn routes(&self) -> &Arc<dyn Routes> {
         &self.routes
+    }
+
+    /// Has the rows of these nodes' books in the route table kept true.
+    pub(super) async fn keep_rows_of(&self, nodes: Vec<Arc<NodeContext>>) {
+        // Fails only once the gateway has stopped.
+        _ = self.table.send(Mend(nodes)).await;
     }
 
     /// Ends the egress. Nothing is delivered any more.

@@ -134,6 +134,9 @@ impl Bench {
             lags: Lags::new(&self.directory, &Arc::default(), &Arc::default()),
             keyring: Arc::new(Keyring::from_secret(b"s")),
             routes: Arc::new(LocalRoutes::default()),
+            owners: None,
+            changed: None,
+            users: None,
             limits,
         };
         Gateway::start_from(parts, starts).await.unwrap()

@@ -1,6 +1,7 @@
 //! Actors: thin shells that decode, step the pure state machines, and carry out their effects.
 
 pub mod book;
+pub mod cache;
 pub mod catalogue;
 pub mod cluster;
 pub mod connection;
@@ -27,7 +28,6 @@ pub mod recovery;
 pub mod registry;
 pub mod retention;
 pub mod router;
-mod rows;
 pub mod session;
 pub mod shadows;
 pub mod standbys;

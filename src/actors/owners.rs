@@ -4,6 +4,7 @@
 //! A process without nodes has no feeds, and moves no book: it goes by the route table.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::RwLock;
 
@@ -29,7 +30,10 @@ pub struct Owner {
 
 /// Of all books.
 #[derive(Debug, Default)]
-pub struct Owners(RwLock<BTreeMap<Symbol, Owner>>);
+pub struct Owners {
+    of: RwLock<BTreeMap<Symbol, Owner>>,
+    changes: AtomicU64,
+}
 
 impl Owners {
     /// What was found at start.
@@ -37,16 +41,26 @@ impl Owners {
         let owner =
             |f: &Found| (f.entry.symbol, Owner { node: f.owner(), epoch: f.epoch(), partition: f.entry.partition });
         // Nobody owns a symbol that was entered and never listed.
-        Self(RwLock::new(found.iter().filter(|f| f.is_listed()).map(owner).collect()))
+        let of = RwLock::new(found.iter().filter(|f| f.is_listed()).map(owner).collect());
+        Self { of, ..Self::default() }
     }
 
     pub fn get(&self, symbol: &Symbol) -> Option<Owner> {
-        self.0.read().get(symbol).copied()
+        self.of.read().get(symbol).copied()
+    }
+
+    /// Grows with each change of an owner.
+    pub(super) fn changes(&self) -> u64 {
+        self.changes.load(Ordering::Acquire)
+    }
+
+    fn note_change(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
     }
 
     /// In order of symbol.
     pub fn all(&self) -> Vec<(Symbol, Owner)> {
-        self.0.read().iter().map(|(symbol, owner)| (*symbol, *owner)).collect()
+        self.of.read().iter().map(|(symbol, owner)| (*symbol, *owner)).collect()
     }
 
     /// Takes in what a record says, if it says anything of it.
@@ -60,25 +74,27 @@ impl Owners {
 
     /// Takes in the route table, for a process without feeds. A row of an older epoch changes nothing.
     pub(super) fn learn(&self, rows: &[(Symbol, Route)]) {
-        let mut owners = self.0.write();
+        let mut owners = self.of.write();
         for (symbol, row) in rows {
             let told = Owner { node: row.target_instance, epoch: row.epoch, partition: row.partition };
-            let known = owners.entry(*symbol).or_insert(told);
-            if told.epoch > known.epoch {
-                *known = told;
+            if owners.get(symbol).is_none_or(|known| told.epoch > known.epoch) {
+                owners.insert(*symbol, told);
+                self.note_change();
             }
         }
     }
 
     /// The first LIST record of a symbol says who owns it.
     pub(super) fn listed(&self, symbol: Symbol, node: NodeId, partition: u32) {
-        self.0.write().entry(symbol).or_insert(Owner { node, epoch: Epoch(0), partition });
+        self.of.write().entry(symbol).or_insert(Owner { node, epoch: Epoch(0), partition });
+        self.note_change();
     }
 
     /// A FENCE record (handover rule 2).
     pub(super) fn fenced(&self, symbol: &Symbol, fence: &Fence) {
-        if let Some(owner) = self.0.write().get_mut(symbol).filter(|owner| fence.epoch == owner.epoch.next()) {
+        if let Some(owner) = self.of.write().get_mut(symbol).filter(|owner| fence.epoch == owner.epoch.next()) {
             (owner.node, owner.epoch) = (fence.to, fence.epoch);
+            self.note_change();
         }
     }
 }

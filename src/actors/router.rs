@@ -1,376 +1,271 @@
-//! The router: from a command that a client sent to a record in the `orders` log.
+//! The router: nobody who sends an order needs to know where the book is.
 //!
-//! Everything is in [`RouterCore`], which any thread may call; [`Router`] is the actor around it.
+//! Every command passes its core, [`RouterCore`], which any thread calls in place (docs/adr/0005). The actor, [`Router`], one per
+//! process, keeps the route table current beside that path, in both directions. What the log says goes to the table: the
+//! rows of symbols as they are met, and those of the process's own books, again and again ([`Rows`]). What the table says goes
+//! to a process without nodes, which does not read in the log who owns what. Changes are heard as they are made; reading
+//! all of it is the safety net.
 
+mod admission;
+mod rows;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use actix::prelude::*;
-use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use futures_util::TryStreamExt;
+use futures_util::future::join_all;
+use futures_util::stream;
 
-use super::cluster::Members;
-use super::directory::Directory;
-use super::mirror::Mirrors;
+use super::node::NodeContext;
 use super::owners::Owners;
-use crate::clock;
-use crate::domain::command::{Signed, SignedOrder};
-use crate::domain::control::Stamp;
-use crate::domain::{Admission, Command, Instrument, Micros, NewOrder, OrderKind, Origin, Reason, Symbol, UserId};
-use crate::ports::log::{
-    Log, LogError, NewRecord, Receipt, Session, SessionOptions, Topic, TopicPartition, partition_of,
-};
-use crate::wire::client::error::EdgeError;
-use crate::wire::control::VALID_US;
-use crate::wire::{Control, Keyring, orders};
+use crate::domain::Symbol;
+use crate::ports::routes::{Change, Route, Routes, RoutesError};
+pub(super) use admission::CoreParts;
+pub use admission::{Lags, Refusal, RouterCore, Submit};
+use rows::Rows;
 
-/// Why nothing was appended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error("the symbol is not listed")]
-    UnknownSymbol,
-    /// The book is too far behind, or the log's queue is full: try later.
-    #[error("the symbol or the log is behind")]
-    Overloaded,
-    /// The instrument's rules do not let it in.
-    #[error("{}", .0.text())]
-    Invalid(Reason),
-    #[error("the orders log takes no records now")]
-    LogUnavailable,
-    #[error("only the cluster itself may send this")]
-    Forbidden,
-    #[error("this connection holds as many subscriptions as it may")]
-    TooManySubscriptions,
-    #[error("a valid token is needed")]
-    NotAuthenticated,
-    #[error("the connection is gone")]
-    NotConnected,
-}
+/// How often the table is looked at: one row of each node, each time another's.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How often a process without nodes reads all of it though it heard of nothing.
+const READ_EVERY: Duration = Duration::from_secs(10);
+/// Rows entered at once.
+const ENTERED_AT_ONCE: usize = 64;
+/// Messages that may wait; of what does not fit, the process that owns the book tells the table later.
+const MAILBOX: usize = 1_024;
 
-impl Refusal {
-    /// The stable code that clients see.
-    pub fn code(&self) -> &'static str {
-        match self {
-            Self::UnknownSymbol => "unknown_symbol",
-            Self::Overloaded => "overloaded",
-            Self::Invalid(reason) => reason.code(),
-            Self::LogUnavailable => "log_unavailable",
-            Self::Forbidden => "forbidden",
-            Self::TooManySubscriptions => "too_many_subscriptions",
-            Self::NotAuthenticated => "unauthorized",
-            Self::NotConnected => "internal",
-        }
-    }
+/// Rows of symbols that were met in the log.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Enter(pub Vec<(Symbol, Route)>);
 
-    /// Reads the error of a receipt: what it means that a record is not known to be durable. `None`: the outcome is
-    /// not known, and a client must be told just that.
-    pub fn of_receipt(error: &LogError) -> Option<Self> {
-        match error {
-            LogError::Full => Some(Self::Overloaded),
-            LogError::TooLarge { .. }
-            | LogError::NoPartition { .. }
-            | LogError::ReadOnly
-            | LogError::Unavailable { .. } => Some(Self::LogUnavailable),
-            _ => None,
-        }
-    }
-}
+/// The nodes of the process: the rows of their books are kept true from now on.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(super) struct Mend(pub Vec<Arc<NodeContext>>);
 
-impl From<Refusal> for EdgeError {
-    fn from(refusal: Refusal) -> Self {
-        Self::from_code(refusal.code())
-    }
-}
-
-/// What a connection or request wants appended. The authority of a CANCEL_ALL is filled in by the router.
-#[derive(Debug, Message)]
-#[rtype(result = "Result<Receipt, Refusal>")]
-pub struct Submit {
-    pub symbol: Symbol,
-    pub command: Command,
-    /// Comes back in the header of every output of this command.
-    pub origin: Origin,
-}
-
-/// How far each book is behind: of those in this process as they are, of others as their nodes said last.
-#[derive(Clone, Default)]
-pub struct Lags {
-    directory: Arc<Directory>,
-    owners: Arc<Owners>,
-    members: Arc<Members>,
-}
-
-impl Lags {
-    pub(super) fn new(directory: &Arc<Directory>, owners: &Arc<Owners>, members: &Arc<Members>) -> Self {
-        Self { directory: Arc::clone(directory), owners: Arc::clone(owners), members: Arc::clone(members) }
-    }
-
-    /// Records that the book's node has met in the log and the book has not applied yet.
-    fn of(&self, symbol: &Symbol) -> u64 {
-        match (self.directory.get(symbol), self.owners.get(symbol)) {
-            // One that only follows may be behind, and that keeps nobody from trading.
-            (Some(book), owner) if owner.is_none_or(|o| o.node == book.node() || !self.members.knows(&o.node)) => {
-                book.lag()
-            }
-            (_, Some(owner)) => self.members.lag(&owner.node, symbol),
-            (_, None) => 0,
-        }
-    }
-}
-
-/// What the router needs to know.
-pub(super) struct RouterParts {
-    pub log: Arc<dyn Log>,
-    pub mirrors: Arc<Mirrors>,
-    pub lags: Lags,
-    pub keyring: Arc<Keyring>,
-    /// The gateway's, of this start.
-    pub incarnation: u64,
-    /// Records by which a book may be behind before new orders for it are refused.
-    pub lag_records_max: u64,
-    /// Bytes of orders not yet durable: above it, receipts say [`LogError::Full`].
-    pub queue_bytes_max: usize,
-}
-
-/// Checks, encodes, appends. Plain and shared by all threads: its only lock is around the log session's handle.
-pub struct RouterCore {
-    parts: RouterParts,
-    session: RwLock<Arc<dyn Session>>,
-    /// Number of the last signed order, by partition; held until the order is appended, so that numbers ascend in the log.
-    signed: Vec<Mutex<u64>>,
-    reopened: Mutex<Option<Instant>>,
-}
-
-/// Sessions are opened at most this often.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
-
-impl RouterCore {
-    /// Opens the gateway's own session of the log.
-    ///
-    /// # Errors
-    /// As [`Log::open_session`].
-    pub(super) fn new(parts: RouterParts) -> Result<Self, LogError> {
-        let session = RwLock::new(open(&parts)?);
-        tracing::info!("accounts are not kept yet: the router admits every order, whatever its user owns");
-        let signed = (0..parts.log.partitions()).map(|_| Mutex::default()).collect();
-        Ok(Self { parts, session, signed, reopened: Mutex::default() })
-    }
-
-    /// Checks the command and appends it. The receipt resolves when the record is durable: only then may a client be
-    /// told RECEIVED. The log's queue is bounded: a receipt that says [`LogError::Full`] is [`Refusal::Overloaded`],
-    /// nothing was appended; see [`Refusal::of_receipt`] for the others.
-    ///
-    /// # Errors
-    /// [`Refusal`]: nothing was appended.
-    pub fn submit(&self, submit: Submit) -> Result<Receipt, Refusal> {
-        let result = self.append(submit);
-        match &result {
-            Ok(_) => metrics::counter!("hotbook_router_appended_total").increment(1),
-            Err(refusal) => metrics::counter!("hotbook_router_refused_total", "code" => refusal.code()).increment(1),
-        }
-        result
-    }
-
-    fn append(&self, submit: Submit) -> Result<Receipt, Refusal> {
-        let Submit { symbol, command, origin } = submit;
-        let instrument = self.parts.mirrors.instrument(&symbol).ok_or(Refusal::UnknownSymbol)?;
-        check(&instrument, &command).map_err(Refusal::Invalid)?;
-        let partition = partition_of(symbol.as_bytes(), self.parts.log.partitions());
-        let needs_signature = instrument.admission == Admission::Gateway;
-        let value = match command {
-            Command::Add(order) => {
-                self.admit(&order.user)?;
-                self.refuse_if_behind(&symbol)?;
-                if needs_signature {
-                    return Ok(self.append_signed(symbol, partition, SignedOrder::Add(order), origin));
-                }
-                orders::encode(&symbol, &command)
-            }
-            Command::Replace { user, order_id, price, quantity } => {
-                self.refuse_if_behind(&symbol)?;
-                if needs_signature {
-                    let order = SignedOrder::Replace { user, order_id, price, quantity };
-                    return Ok(self.append_signed(symbol, partition, order, origin));
-                }
-                orders::encode(&symbol, &command)
-            }
-            // Taking orders out of a book that is behind helps it.
-            Command::Cancel { .. } => orders::encode(&symbol, &command),
-            Command::CancelAll { user, .. } => {
-                self.parts.keyring.encode(&symbol, partition, Control::CancelAll { user }, clock::now())
-            }
-            _ => return Err(Refusal::Forbidden),
-        };
-        Ok(self.append_value(&symbol, partition, origin, value))
-    }
-
-    /// One after another within a partition.
-    fn append_signed(&self, symbol: Symbol, partition: u32, order: SignedOrder, origin: Origin) -> Receipt {
-        let mut number = self.signed[partition as usize].lock();
-        *number += 1;
-        let valid_until = Micros(clock::now().0 + VALID_US);
-        let stamp = Stamp { gateway: self.parts.incarnation, number: *number, valid_until };
-        let value = self.parts.keyring.encode_signed(&symbol, partition, &Signed { stamp, order });
-        self.append_value(&symbol, partition, origin, value)
-    }
-
-    fn append_value(&self, symbol: &Symbol, partition: u32, origin: Origin, value: Bytes) -> Receipt {
-        let session = Arc::clone(&self.session.read());
-        session.append(NewRecord {
-            to: TopicPartition { topic: Topic::Orders, partition },
-            key: Bytes::copy_from_slice(symbol.as_bytes()),
-            header: Bytes::copy_from_slice(&origin.to_bytes()),
-            value,
-        })
-    }
-
-    /// Opens a new session after a receipt said that the old one ended: nothing behind the failed record landed, and
-    /// nothing would land on it any more. Many receipts say so at once: calls within a second of one are the same call.
-    ///
-    /// # Errors
-    /// [`Refusal::LogUnavailable`].
-    pub fn reopen(&self) -> Result<(), Refusal> {
-        let mut reopened = self.reopened.lock();
-        if reopened.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
-            return Ok(());
-        }
-        *reopened = Some(Instant::now());
-        let session = open(&self.parts).map_err(|e| {
-            tracing::error!(error = %e, "no new session of the orders log");
-            Refusal::LogUnavailable
-        })?;
-        *self.session.write() = session;
-        Ok(())
-    }
-
-    /// The account step admits everything: no account is kept yet, so nobody's funds or shares are looked at.
-    #[allow(clippy::unused_self, clippy::unnecessary_wraps)] // the place where account shards will be asked
-    fn admit(&self, _user: &UserId) -> Result<(), Refusal> {
-        Ok(())
-    }
-
-    fn refuse_if_behind(&self, symbol: &Symbol) -> Result<(), Refusal> {
-        let lag = self.parts.lags.of(symbol);
-        if lag > self.parts.lag_records_max { Err(Refusal::Overloaded) } else { Ok(()) }
-    }
-}
-
-fn open(parts: &RouterParts) -> Result<Arc<dyn Session>, LogError> {
-    parts.log.open_session(SessionOptions { name: "gateway".into(), queue_bytes_max: parts.queue_bytes_max })
-}
-
-/// What the instrument says before the log is asked. The book checks again: the log has other producers.
-fn check(instrument: &Instrument, command: &Command) -> Result<(), Reason> {
-    match command {
-        Command::Add(NewOrder { kind, quantity, .. }) => {
-            instrument.check_quantity(*quantity)?;
-            if let OrderKind::Limit { price } | OrderKind::StopLimit { price, .. } = kind {
-                instrument.check_price(*price)?;
-                instrument.check_value(*price, *quantity)?;
-            }
-            Ok(())
-        }
-        Command::Replace { price, quantity, .. } => {
-            price.map_or(Ok(()), |p| instrument.check_price(p))?;
-            quantity.map_or(Ok(()), |q| instrument.check_quantity(q))?;
-            match (price, quantity) {
-                (Some(price), Some(quantity)) => instrument.check_value(*price, *quantity),
-                _ => Ok(()),
-            }
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The actor: one per arbiter, so that a message to it never leaves the thread. Order-sensitive, so synchronous.
-pub struct Router {
-    core: Arc<RouterCore>,
+/// See the module.
+pub(super) struct Router {
+    routes: Arc<dyn Routes>,
+    /// Told what the table says; `None` in a process with nodes.
+    owners: Option<Arc<Owners>>,
+    nodes: Vec<(Arc<NodeContext>, Arc<Rows>)>,
+    /// One row for each symbol at most.
+    entering: HashMap<Symbol, Route>,
+    is_entering: bool,
+    is_mending: bool,
+    is_reading: bool,
+    /// When all of the table is to be read.
+    read_at: Instant,
 }
 
 impl Router {
-    pub fn new(core: Arc<RouterCore>) -> Self {
-        Self { core }
+    /// `owners`: to be told what the table says, in a process without nodes.
+    pub fn new(routes: Arc<dyn Routes>, owners: Option<Arc<Owners>>) -> Self {
+        Self {
+            routes,
+            owners,
+            nodes: Vec::new(),
+            entering: HashMap::new(),
+            is_entering: false,
+            is_mending: false,
+            is_reading: false,
+            read_at: Instant::now(),
+        }
     }
+
+    /// Listens to the table, then looks at what it held before.
+    fn listen(&self, ctx: &mut Context<Self>) {
+        let routes = Arc::clone(&self.routes);
+        let changes = async move { routes.watch().await }.into_actor(self);
+        ctx.spawn(changes.map(|changes, router, ctx| match changes {
+            Ok(changes) => {
+                ctx.add_stream(changes.into_stream());
+                router.distrust(ctx);
+            }
+            Err(e) => {
+                tracing::debug!(error = %e, "the route table cannot be listened to");
+                ctx.run_later(LOOK_EVERY, |router, ctx| router.listen(ctx));
+            }
+        }));
+    }
+
+    /// Something of the table was missed, or it has lost something.
+    fn distrust(&mut self, ctx: &mut Context<Self>) {
+        self.read_at = Instant::now();
+        self.nodes.iter().for_each(|(_, rows)| rows.distrust());
+        self.look(ctx);
+    }
+
+    fn look(&mut self, ctx: &mut Context<Self>) {
+        self.read(ctx);
+        self.mend(ctx);
+    }
+
+    /// Reads all of the table if that is due.
+    fn read(&mut self, ctx: &mut Context<Self>) {
+        let Some(owners) = self.owners.clone().filter(|_| self.read_at <= Instant::now()) else { return };
+        if std::mem::replace(&mut self.is_reading, true) {
+            return;
+        }
+        // Before it is read: should it be distrusted meanwhile, it is read once more.
+        self.read_at = Instant::now() + READ_EVERY;
+        let routes = Arc::clone(&self.routes);
+        let rows = async move { routes.all().await }.into_actor(self);
+        ctx.spawn(rows.map(move |rows, router, _| {
+            router.is_reading = false;
+            match rows {
+                Ok(rows) => owners.learn(&rows),
+                Err(e) => {
+                    tracing::debug!(error = %e, "the route table cannot be read");
+                    router.read_at = Instant::now();
+                }
+            }
+        }));
+    }
+
+    fn mend(&mut self, ctx: &mut Context<Self>) {
+        let alive = self.nodes.iter().filter(|(node, _)| node.is_alive());
+        let nodes: Vec<_> = alive.map(|(node, rows)| (Arc::clone(node), Arc::clone(rows))).collect();
+        if nodes.is_empty() || std::mem::replace(&mut self.is_mending, true) {
+            return;
+        }
+        let mended = nodes.into_iter().map(|(node, rows)| async move { rows.mend(&node.statuses()).await });
+        ctx.spawn(join_all(mended).into_actor(self).map(|_, router, _| router.is_mending = false));
+    }
+
+    fn enter(&mut self, ctx: &mut Context<Self>) {
+        if self.entering.is_empty() || std::mem::replace(&mut self.is_entering, true) {
+            return;
+        }
+        let rows = std::mem::take(&mut self.entering);
+        let entered = enter_all(Arc::clone(&self.routes), rows).into_actor(self);
+        ctx.spawn(entered.map(|entered, router, ctx| {
+            router.is_entering = false;
+            if let Err(e) = entered {
+                tracing::warn!(error = %e, "rows not written; the nodes of the books tell them once the table is there");
+            }
+            router.enter(ctx);
+        }));
+    }
+}
+
+/// Stops at the first row that is not written.
+async fn enter_all(routes: Arc<dyn Routes>, rows: HashMap<Symbol, Route>) -> Result<(), RoutesError> {
+    let rows = stream::iter(rows.into_iter().map(Ok));
+    rows.try_for_each_concurrent(ENTERED_AT_ONCE, |(symbol, row)| {
+        let routes = &routes;
+        async move { routes.learn(symbol, row).await.map(|_| ()) }
+    })
+    .await
 }
 
 impl Actor for Router {
     type Context = Context<Self>;
+
+    fn started(&mut self, ctx: &mut Self::Context) {
+        ctx.set_mailbox_capacity(MAILBOX);
+        self.listen(ctx);
+        self.look(ctx);
+        ctx.run_interval(LOOK_EVERY, Self::look);
+    }
 }
 
-impl Handler<Submit> for Router {
-    type Result = Result<Receipt, Refusal>;
+impl StreamHandler<Change> for Router {
+    fn handle(&mut self, change: Change, ctx: &mut Self::Context) {
+        match (change, &self.owners) {
+            (Change::Row { symbol, route }, Some(owners)) => owners.learn(&[(symbol, route)]),
+            (Change::Row { .. }, None) => {}
+            (Change::Resync, _) => self.distrust(ctx),
+        }
+    }
 
-    fn handle(&mut self, submit: Submit, _: &mut Self::Context) -> Self::Result {
-        self.core.submit(submit)
+    /// The table is gone for good: the process ends.
+    fn finished(&mut self, _: &mut Self::Context) {}
+}
+
+impl Handler<Enter> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Enter(rows): Enter, ctx: &mut Self::Context) {
+        for (symbol, row) in rows {
+            let entering = self.entering.entry(symbol).or_insert(row);
+            if row.epoch > entering.epoch {
+                *entering = row;
+            }
+        }
+        self.enter(ctx);
+    }
+}
+
+impl Handler<Mend> for Router {
+    type Result = ();
+
+    fn handle(&mut self, Mend(nodes): Mend, ctx: &mut Self::Context) {
+        let rows = |node: &Arc<NodeContext>| Arc::new(Rows::new(Arc::clone(&self.routes), node.id));
+        self.nodes = nodes.into_iter().map(|node| (Arc::clone(&node), rows(&node))).collect();
+        self.mend(ctx);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::actors::mirror::Mirror;
-    use crate::actors::toy::{Toy, id, user};
-    use crate::ports::log::embedded::EmbeddedLog;
+    use crate::domain::{Epoch, NodeId};
+    use crate::ports::routes::local::LocalRoutes;
+    use crate::ports::routes::{CHANGES_MAX, RouteStatus};
 
-    fn core(toy: &Toy) -> RouterCore {
-        let mirrors = Arc::new(Mirrors::default());
-        mirrors.enter(Mirror::restored(toy.state()));
-        let parts = RouterParts {
-            log: Arc::new(EmbeddedLog::ephemeral(2).unwrap()),
-            mirrors,
-            lags: Lags::default(),
-            keyring: Arc::new(Keyring::from_secret(b"s")),
-            incarnation: 1,
-            lag_records_max: 10,
-            queue_bytes_max: 1 << 20,
-        };
-        RouterCore::new(parts).unwrap()
+    fn row(node: &str, epoch: u64) -> Route {
+        let target_instance = NodeId::new(node).unwrap();
+        Route { target_instance, status: RouteStatus::Active, epoch: Epoch(epoch), partition: 3, to: None }
     }
 
-    fn cancel(symbol: Symbol) -> Submit {
-        Submit { symbol, command: Command::Cancel { user: user("a"), order_id: id("1") }, origin: Origin::NONE }
+    async fn until(what: &str, done: impl AsyncFn() -> bool) {
+        let wait = async {
+            while !done().await {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("not in time: {what}"));
     }
 
     #[actix_rt::test]
-    async fn a_session_that_ended_is_replaced_by_a_new_one() {
-        let toy = Toy::listed("TSLA");
-        let core = core(&toy);
-        core.submit(cancel(toy.symbol)).unwrap().await.unwrap();
-        core.session.read().abort();
-        let error = core.submit(cancel(toy.symbol)).unwrap().await.unwrap_err();
-        assert!(matches!(error, LogError::SessionEnded { .. }), "{error}");
-        assert_eq!(Refusal::of_receipt(&error), None);
-        core.reopen().unwrap();
-        core.submit(cancel(toy.symbol)).unwrap().await.unwrap();
-    }
-
-    #[actix_rt::test]
-    async fn the_actor_hands_the_receipt_back() {
-        let toy = Toy::listed("TSLA");
-        let router = Router::new(Arc::new(core(&toy))).start();
-        router.send(cancel(toy.symbol)).await.unwrap().unwrap().await.unwrap();
-        let unknown = router.send(cancel(Symbol::new("NONE").unwrap())).await.unwrap();
-        assert_eq!(unknown.err(), Some(Refusal::UnknownSymbol));
-    }
-
-    #[test]
-    fn every_refusal_of_the_router_is_in_the_table() {
-        use Refusal::{
-            Forbidden, Invalid, LogUnavailable, NotAuthenticated, NotConnected, Overloaded, TooManySubscriptions,
-            UnknownSymbol,
-        };
-        let refusals = [
-            UnknownSymbol,
-            Overloaded,
-            LogUnavailable,
-            Forbidden,
-            TooManySubscriptions,
-            NotAuthenticated,
-            NotConnected,
-            Invalid(Reason::PriceAboveLimit),
-        ];
-        for refusal in refusals {
-            assert_eq!(EdgeError::from(refusal).code, refusal.code());
+    async fn what_the_table_says_is_told_as_it_changes_and_all_of_it_when_some_was_missed() {
+        let (routes, owners) = (Arc::new(LocalRoutes::default()), Arc::new(Owners::default()));
+        let [a, b] = ["A", "B"].map(|name| Symbol::new(name).unwrap());
+        let owner = |symbol| owners.get(&symbol).map(|o: crate::actors::owners::Owner| (o.node, o.epoch.0));
+        let told = |node: &str, epoch| Some((NodeId::new(node).unwrap(), epoch));
+        routes.learn(a, row("n1", 1)).await.unwrap();
+        let table = Arc::clone(&routes) as Arc<dyn Routes>;
+        let router = Router::new(table, Some(Arc::clone(&owners))).start();
+        until("what it held before", async || owner(a) == told("n1", 1)).await;
+        let began = Instant::now();
+        for epoch in 2..50 {
+            routes.learn(a, row("n2", epoch)).await.unwrap();
+            until("a change", async || owner(a) == told("n2", epoch)).await;
         }
+        assert!(began.elapsed() < READ_EVERY, "they were heard, not read: {:?}", began.elapsed());
+        // Written without a word; and then more is said at once than a listener may be behind.
+        routes.overwrite(b, row("n3", 7));
+        for epoch in 50..=50 + CHANGES_MAX as u64 {
+            routes.learn(a, row("n2", epoch)).await.unwrap();
+        }
+        assert_eq!(owner(b), None);
+        until("a change that was missed", async || owner(b) == told("n3", 7)).await;
+        assert!(began.elapsed() < READ_EVERY, "it was told to read: {:?}", began.elapsed());
+        drop(router);
+    }
+
+    #[actix_rt::test]
+    async fn rows_that_were_met_are_entered_and_the_newest_of_a_symbol_wins() {
+        let routes = Arc::new(LocalRoutes::default());
+        let router = Router::new(Arc::clone(&routes) as Arc<dyn Routes>, None).start();
+        let symbol = |n: u64| Symbol::new(&format!("S{n}")).unwrap();
+        let rows = |epoch| (0..500).map(|n| (symbol(n), row("n1", epoch))).collect::<Vec<_>>();
+        router.send(Enter([rows(3), rows(2)].concat())).await.unwrap();
+        router.send(Enter(rows(1))).await.unwrap();
+        until("all rows", async || routes.all().await.unwrap().len() == 500).await;
+        assert!(routes.all().await.unwrap().iter().all(|(_, r)| *r == row("n1", 3)));
     }
 }

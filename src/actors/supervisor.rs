@@ -1,5 +1,4 @@
-//! The supervisor: one per node. It measures its node, says so in the route table, keeps the table's rows of its books
-//! true, and leads the cluster if it has the lease.
+//! The supervisor: one per node. It measures its node, says so in the route table, and leads the cluster if it has the lease.
 
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -11,7 +10,6 @@ use super::fleet::Fleet;
 use super::leader::{Leader, LeaderParts};
 use super::load::LoadMeter;
 use super::node::{NodeContext, NodeLoad};
-use super::rows::Rows;
 use crate::clock;
 use crate::ports::routes::{Addresses, Arriving, BookLoad, Heartbeat, Holder, NodeStatus, PartitionLoad, Routes};
 
@@ -34,7 +32,6 @@ pub struct Supervisor {
     parts: SupervisorParts,
     meter: LoadMeter,
     leader: Leader,
-    rows: Arc<Rows>,
     /// The table is being told; a slow one is told less often.
     is_telling: bool,
 }
@@ -44,8 +41,7 @@ impl Supervisor {
         let meter = LoadMeter::new(&parts.node.spent);
         let me = Holder { node: parts.node.id, incarnation: parts.node.incarnation };
         let leader = Leader::new(Arc::clone(&parts.leading), me);
-        let rows = Arc::new(Rows::new(Arc::clone(&parts.routes), me.node));
-        Self { parts, meter, leader, rows, is_telling: false }
+        Self { parts, meter, leader, is_telling: false }
     }
 
     fn end_window(&mut self, ctx: &mut Context<Self>) {
@@ -64,10 +60,8 @@ impl Supervisor {
             let (routes, ttl) = (Arc::clone(&self.parts.routes), self.parts.window * FORGOTTEN_AFTER_WINDOWS);
             // Who cannot reach the log could only hold up others that can.
             let ask = (!beat.log_lost).then(|| self.leader.ask());
-            let rows = Arc::clone(&self.rows);
             let tell = async move {
                 let told = routes.beat(beat, ttl).await;
-                rows.mend(&books).await;
                 let asked = match ask {
                     Some(ask) => Some(ask.await),
                     None => None,

@@ -9,12 +9,12 @@ use super::error::{Code, EdgeError};
 use super::rest::Outcome;
 use super::schema;
 use super::view::{self, OrderView};
+use crate::actors::mirror::DEPTH_DEFAULT;
 use crate::domain::output::Level;
 use crate::domain::{Admission, Instrument, Reason, Symbol};
 use crate::wire::rfc3339;
 
-/// Levels a side without `depth`, and the most there are.
-const DEPTH_DEFAULT: usize = 20;
+/// Levels a side, however many are asked for.
 const DEPTH_MAX: usize = 1_000;
 /// Trades without `limit`, and the most there are.
 const TRADES_DEFAULT: usize = 100;

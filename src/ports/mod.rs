@@ -1,5 +1,6 @@
 //! What hotbook needs from outside, each behind one trait with its adapters beside it.
 
+pub mod cache;
 pub mod identity;
 pub mod log;
 mod parts;

@@ -1,8 +1,9 @@
-//! What an exchange stands on: the log, the snapshots, and the table of routes.
+//! What an exchange stands on: the log, the snapshots, and the table of routes. And the cache for others, if there is one.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::cache::Cache;
 use super::log::embedded::{EmbeddedLog, EmbeddedLogOptions};
 use super::log::{Log, LogError};
 use super::routes::Routes;
@@ -10,12 +11,14 @@ use super::routes::local::LocalRoutes;
 use super::snapshots::folder::FolderSnapshots;
 use super::snapshots::{SnapshotStore, SnapshotStoreError};
 
-/// Three open parts that belong together.
+/// Open parts that belong together.
 #[derive(Clone)]
 pub struct Parts {
     pub log: Arc<dyn Log>,
     pub snapshots: Arc<dyn SnapshotStore>,
     pub routes: Arc<dyn Routes>,
+    /// `None`: nobody outside looks anything up.
+    pub cache: Option<Arc<dyn Cache>>,
 }
 
 /// Why a part cannot be opened.
@@ -42,6 +45,7 @@ impl Parts {
             log: Arc::new(EmbeddedLog::open(&options)?),
             snapshots: Arc::new(FolderSnapshots::open(folder)?),
             routes: Arc::new(LocalRoutes::default()),
+            cache: None,
         })
     }
 }

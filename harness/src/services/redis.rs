@@ -1,7 +1,7 @@
 //! Redis.
 
-use std::io::{Read, Write};
-use std::net::Ipv4Addr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
 
 use super::{Server, address, log_says};
 use crate::network::Host;
@@ -37,16 +37,46 @@ impl Redis {
 
     /// Removes all keys of a server that runs.
     pub fn flush(&self) {
-        let mut redis = self.server.connect(self.port).expect("redis");
-        redis.write_all(b"FLUSHALL\r\n").expect("asked");
-        let mut said = [0; 5];
-        redis.read_exact(&mut said).expect("an answer");
-        assert_eq!(&said, b"+OK\r\n");
+        assert_eq!(self.ask(&["FLUSHALL"]), ["OK"]);
+    }
+
+    /// Asks a server that runs, as a person does with redis-cli; gives what it answers, none for nil and one for each of a list.
+    ///
+    /// # Panics
+    /// With what it says when that is an error.
+    pub fn ask(&self, words: &[&str]) -> Vec<String> {
+        let mut redis = BufReader::new(self.server.connect(self.port).expect("redis"));
+        let texts: String = words.iter().map(|word| format!("${}\r\n{word}\r\n", word.len())).collect();
+        redis.get_mut().write_all(format!("*{}\r\n{texts}", words.len()).as_bytes()).expect("asked");
+        let mut said = Vec::new();
+        read_answer(&mut redis, &mut said);
+        said
     }
 
     /// Forgets what is on the disk of a server that does not run: the next start is empty.
     pub fn lose_data(&mut self) {
         assert!(self.server.pid().is_none(), "it runs");
         std::fs::remove_dir_all(self.server.folder().join("appendonlydir")).expect("its data");
+    }
+}
+
+/// Reads one answer of Redis's protocol (RESP 2).
+fn read_answer(redis: &mut BufReader<TcpStream>, said: &mut Vec<String>) {
+    let mut line = String::new();
+    redis.read_line(&mut line).expect("an answer");
+    let (kind, rest) = line.trim_end().split_at_checked(1).expect("an answer");
+    let count = || rest.parse::<i64>().expect("a number");
+    match kind {
+        "+" | ":" => said.push(rest.to_owned()),
+        // -1 is nil.
+        "$" if count() >= 0 => {
+            let mut text = vec![0; count() as usize + 2];
+            redis.read_exact(&mut text).expect("all of it");
+            text.truncate(count() as usize);
+            said.push(String::from_utf8(text).expect("text"));
+        }
+        "$" => {}
+        "*" => (0..count()).for_each(|_| read_answer(redis, said)),
+        _ => panic!("Redis says {rest}"),
     }
 }

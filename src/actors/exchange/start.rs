@@ -11,13 +11,16 @@ use tokio::sync::oneshot;
 use super::config::{node_ids, node_settings, threads_per_node};
 use super::{Exchange, ExchangeConfig};
 use crate::actors::book::Pump;
+use crate::actors::cache::{Books, CacheParts, CacheWriter};
 use crate::actors::catalogue::Catalogue;
 use crate::actors::cluster::{Members, MembersParts};
+use crate::actors::connections::Users;
 use crate::actors::decisions::Decisions;
 use crate::actors::directory::Directory;
 use crate::actors::fleet::{Fleet, FleetParts, RunningNode};
 use crate::actors::gateway::{Gateway, GatewayError, GatewayLimits, GatewayParts};
 use crate::actors::leader::LeaderParts;
+use crate::actors::mirror::Changed;
 use crate::actors::moves::{self, Moves, MovesParts};
 use crate::actors::node::{NodeContext, NodeParts, NodeSupervisor};
 use crate::actors::owners::Owners;
@@ -123,7 +126,7 @@ impl Exchange {
         if (config.nodes == 0 && !is_cluster) || config.nodes > NODES_MAX {
             return Err(StartError::Nodes);
         }
-        let Parts { log, snapshots, routes } = parts;
+        let Parts { log, snapshots, routes, cache } = parts;
         // Before anything is read: what is appended from now on, the feeds meet.
         let ends = order_ends(&*log).await?;
         let keyring = Arc::new(Keyring::from_secret(&config.cluster_secret));
@@ -142,16 +145,17 @@ impl Exchange {
         }
         let owners = Arc::new(Owners::found(&found));
         let members = members(&config, &ids, &routes, &log);
-        if ids.is_empty() {
-            let window = Duration::from_millis(config.load_window_ms);
-            actix::spawn(follow_routes(Arc::clone(&owners), Arc::clone(&routes), window));
-        }
+        let users = cache.is_some().then(Arc::<Users>::default);
+        let changed = (cache.is_some() && !ids.is_empty()).then(Arc::<Changed>::default);
         let gateway = Gateway::start(GatewayParts {
             log: Arc::clone(&log),
             snapshots: Arc::clone(&snapshots),
             lags: Lags::new(&directory, &owners, &members),
             keyring: Arc::clone(&keyring),
             routes,
+            owners: ids.is_empty().then(|| Arc::clone(&owners)),
+            changed: changed.clone(),
+            users: users.clone(),
             limits: GatewayLimits { lag_records_max: config.lag_records_max, ..GatewayLimits::default() },
         })
         .await?;
@@ -217,6 +221,13 @@ impl Exchange {
         for node in &nodes {
             moves.enter(node.context.id, node.supervisor.clone());
         }
+        gateway.keep_rows_of(nodes.iter().map(|node| Arc::clone(&node.context)).collect()).await;
+        let cache = cache.zip(users).map(|(cache, users)| {
+            let books = changed.map(|changed| Books { changed, owners: Arc::clone(&owners), here: ids.clone() });
+            let (routes, gateway) = (Arc::clone(gateway.routes()), Arc::downgrade(&gateway));
+            let process = process_id(&config, &ids);
+            CacheWriter::new(CacheParts { cache, routes, gateway, books, users, process }).start()
+        });
         let listing = tokio::sync::Mutex::new(());
         let (decisions, placement_mode) = (Arc::new(Decisions::default()), config.placement_mode);
         let parts = FleetParts {
@@ -253,6 +264,7 @@ impl Exchange {
             placement_mode,
             peers,
             retention,
+            cache,
         }))
     }
 }
@@ -272,18 +284,7 @@ fn members(config: &ExchangeConfig, here: &[NodeId], routes: &Arc<dyn Routes>, l
     })
 }
 
-/// Tells a process without feeds who owns what, for as long as it runs.
-async fn follow_routes(owners: Arc<Owners>, routes: Arc<dyn Routes>, window: Duration) {
-    loop {
-        match routes.all().await {
-            Ok(rows) => owners.learn(&rows),
-            Err(e) => tracing::debug!(error = %e, "the route table cannot be read"),
-        }
-        tokio::time::sleep(window).await;
-    }
-}
-
-/// Whom the process holds leases as: its first node, or its name if it has none.
+/// Whom the process holds leases and connections as: its first node, or its name if it has none.
 fn process_id(config: &ExchangeConfig, ids: &[NodeId]) -> NodeId {
     let name = || NodeId::new("gateway").unwrap_or_else(|_| unreachable!("a good name"));
     ids.first().copied().or(config.node_id).unwrap_or_else(name)

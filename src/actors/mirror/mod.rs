@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 pub use depth::DepthChanges;
 pub(super) use shared::Cell;
-pub use shared::Mirrors;
+pub use shared::{Changed, Mirrors};
 pub(super) use start::{Start, read_starts};
 pub use view::{
     CandleView, DepthView, FillView, InstrumentView, OrderView, OwnFillView, TickerView, TradeView, trade_id,
@@ -33,6 +33,8 @@ use fills::Fills;
 use orders::Orders;
 use ticker::Ticker;
 
+/// Levels a side that are shown of a book when nobody says how many.
+pub const DEPTH_DEFAULT: usize = 20;
 /// Trades kept per symbol: 1,000 x 72 bytes = 72 KB.
 pub const TRADES_MAX: usize = 1_000;
 /// Fills kept per order: 256 x 24 bytes = 6 KB. An order that swept more levels shows its first ones.

@@ -1,7 +1,8 @@
 //! The read side of all mirrors: the egress writes, any handler reads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -15,6 +16,31 @@ pub struct Cell {
     pub mirror: RwLock<Mirror>,
     /// Held by the egress for the whole of a batch: a snapshot is only ever taken between two batches.
     pub channels: Mutex<Channels>,
+    /// It waits among the [`Changed`].
+    is_noted: AtomicBool,
+}
+
+/// Symbols whose mirrors changed since they were last taken, in the order in which they did. Each is there once: there are
+/// never more than there are symbols.
+#[derive(Default)]
+pub struct Changed(Mutex<VecDeque<Arc<Cell>>>);
+
+impl Changed {
+    /// Called after the mirror was written.
+    pub(in crate::actors) fn note(&self, cell: &Arc<Cell>) {
+        if !cell.is_noted.swap(true, Ordering::AcqRel) {
+            self.0.lock().push_back(Arc::clone(cell));
+        }
+    }
+
+    /// Takes up to `count` out, to be read after this: a change that comes meanwhile is noted again.
+    pub(in crate::actors) fn take(&self, count: usize) -> Vec<Arc<Cell>> {
+        let mut changed = self.0.lock();
+        let count = changed.len().min(count);
+        let taken: Vec<_> = changed.drain(..count).collect();
+        taken.iter().for_each(|cell| cell.is_noted.store(false, Ordering::Release));
+        taken
+    }
 }
 
 /// All symbols that a gateway knows. Handlers copy out under a short read lock of one symbol.
@@ -31,7 +57,7 @@ impl Mirrors {
     /// Enters a symbol; one that is there already stays as it is.
     pub(in crate::actors) fn enter(&self, mirror: Mirror) -> Arc<Cell> {
         let symbol = mirror.symbol();
-        let cell = Cell { mirror: RwLock::new(mirror), channels: Mutex::default() };
+        let cell = Cell { mirror: RwLock::new(mirror), channels: Mutex::default(), is_noted: AtomicBool::new(false) };
         Arc::clone(self.cells.write().entry(symbol).or_insert_with(|| Arc::new(cell)))
     }
 

@@ -33,5 +33,6 @@ pub async fn parts(kafka: KafkaOptions, folder: &Path) -> anyhow::Result<Parts> 
         log: Arc::new(KafkaLog::open(kafka).await?),
         snapshots: Arc::new(FolderSnapshots::open(folder)?),
         routes: Arc::new(LocalRoutes::default()),
+        cache: None,
     })
 }

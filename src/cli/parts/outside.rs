@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 
 use crate::config::{Config, KafkaSecurity};
 use crate::ports::Parts;
+use crate::ports::cache::Cache;
 #[cfg(feature = "msk")]
 use crate::ports::log::kafka::MskIam;
 use crate::ports::log::kafka::{
@@ -23,7 +24,8 @@ use crate::ports::snapshots::s3::{S3Options, S3Snapshots};
 pub async fn open(config: &Config) -> Result<Parts> {
     let (log, snapshots) = open_read_only(config).await?;
     let routes = RedisRoutes::open(&redis(config)?).context("routes in Redis")?;
-    Ok(Parts { log, snapshots, routes: Arc::new(routes) })
+    let cache = Some(Arc::new(routes.cache()) as Arc<dyn Cache>);
+    Ok(Parts { log, snapshots, routes: Arc::new(routes), cache })
 }
 
 /// See [`super::open_read_only`].

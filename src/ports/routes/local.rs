@@ -50,7 +50,9 @@ impl Default for LocalRoutes {
 impl LocalRoutes {
     /// Forgets everything, as an emptied server would. For fault tests.
     pub fn clear(&self) {
-        *self.table.lock() = Table::default();
+        let mut table = self.table.lock();
+        *table = Table::default();
+        _ = self.changes.send(Change::Resync);
     }
 
     /// Writes a row whatever is there, as a restored backup would. For fault tests.

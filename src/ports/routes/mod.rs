@@ -9,6 +9,7 @@ pub mod redis;
 
 use std::time::Duration;
 
+use futures_util::Stream;
 use futures_util::future::BoxFuture;
 use tokio::sync::broadcast;
 
@@ -72,6 +73,11 @@ impl Changes {
             Err(broadcast::error::RecvError::Lagged(_)) => Some(Change::Resync),
             Err(broadcast::error::RecvError::Closed) => None,
         }
+    }
+
+    /// One after the other, as [`Self::next`] gives them.
+    pub fn into_stream(self) -> impl Stream<Item = Change> + Send + 'static {
+        futures_util::stream::unfold(self, |mut changes| async move { Some((changes.next().await?, changes)) })
     }
 }
 

@@ -1,13 +1,16 @@
-//! What gateways keep in Redis for others: the depth of each book, and where each user is connected. Nothing of ours
-//! reads orders or decides anything from it.
+//! What others look up in Redis: the depth of each book (`orderbook:SYMBOL`), and where each user is connected
+//! (`session:USER`).
 
 use std::time::Duration;
 
-use ::redis::cmd;
+use ::redis::{FromRedisValue, ScriptInvocation};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 
 use super::connection::{Asked, Connection, Repeat};
-use super::{RoutesError, milliseconds, scripts};
-use crate::domain::{NodeId, Symbol, UserId};
+use super::{milliseconds, scripts};
+use crate::domain::{NodeId, UserId};
+use crate::ports::cache::{Cache, CacheUnavailable, Depth};
 
 /// The depth cache and the session registry.
 #[derive(Debug, Clone)]
@@ -20,52 +23,42 @@ impl RedisCache {
         Self { connection }
     }
 
-    /// Writes `orderbook:SYMBOL`, the JSON of a book's depth as of `seq`, unless what is there is as new. Says whether it
-    /// was written.
-    ///
-    /// # Errors
-    /// [`RoutesError::Unavailable`].
-    pub async fn put_depth(&self, symbol: Symbol, seq: u64, depth: &str) -> Result<bool, RoutesError> {
-        let mut script = scripts::PUT_DEPTH.key(format!("orderbook:{symbol}"));
-        script.arg(seq).arg(depth);
-        self.connection.ask(Asked::Script(script), Repeat::Allowed).await
+    async fn ask<T: FromRedisValue>(&self, script: ScriptInvocation<'static>) -> Result<T, CacheUnavailable> {
+        let answer = self.connection.ask(Asked::Script(script), Repeat::Allowed).await;
+        answer.map_err(|e| CacheUnavailable { why: e.to_string() })
+    }
+}
+
+fn session_key(user: &UserId) -> String {
+    format!("session:{user}")
+}
+
+impl Cache for RedisCache {
+    fn put_depths<'a>(&'a self, depths: &'a [Depth]) -> BoxFuture<'a, Result<u64, CacheUnavailable>> {
+        let mut script = scripts::PUT_DEPTHS.prepare_invoke();
+        for depth in depths {
+            script.key(format!("orderbook:{}", depth.symbol)).arg(depth.seq.0).arg(&depth.json);
+        }
+        self.ask(script).boxed()
     }
 
-    /// The depth that was last written.
-    ///
-    /// # Errors
-    /// [`RoutesError::Unavailable`].
-    pub async fn depth(&self, symbol: Symbol) -> Result<Option<String>, RoutesError> {
-        let get = cmd("GET").arg(format!("orderbook:{symbol}")).clone();
-        self.connection.ask(Asked::Command(get), Repeat::Allowed).await
-    }
-
-    /// Says that `node` holds a connection of `user`; forgotten after `ttl`, so it is said again and again.
-    ///
-    /// # Errors
-    /// [`RoutesError::Unavailable`].
-    pub async fn session_held(&self, user: UserId, node: NodeId, ttl: Duration) -> Result<(), RoutesError> {
-        let mut script = scripts::SESSION_HELD.key(format!("session:{user}"));
+    /// `session:USER` is a sorted set of nodes, scored by when each is forgotten, in milliseconds UTC.
+    fn sessions_held<'a>(
+        &'a self,
+        users: &'a [UserId],
+        node: NodeId,
+        ttl: Duration,
+    ) -> BoxFuture<'a, Result<(), CacheUnavailable>> {
+        let mut script = scripts::SESSIONS_HELD.prepare_invoke();
+        users.iter().for_each(|user| _ = script.key(session_key(user)));
         script.arg(node.as_str()).arg(milliseconds(ttl));
-        self.connection.ask(Asked::Script(script), Repeat::Allowed).await
+        self.ask(script).boxed()
     }
 
-    /// Says that the last connection of `user` on `node` has ended.
-    ///
-    /// # Errors
-    /// [`RoutesError::Unavailable`].
-    pub async fn session_ended(&self, user: UserId, node: NodeId) -> Result<(), RoutesError> {
-        let remove = cmd("ZREM").arg(format!("session:{user}")).arg(node.as_str()).clone();
-        self.connection.ask(Asked::Command(remove), Repeat::Allowed).await
-    }
-
-    /// The nodes that hold connections of `user`, in no order.
-    ///
-    /// # Errors
-    /// [`RoutesError::Unavailable`].
-    pub async fn sessions(&self, user: UserId) -> Result<Vec<NodeId>, RoutesError> {
-        let script = scripts::SESSIONS.key(format!("session:{user}"));
-        let nodes: Vec<String> = self.connection.ask(Asked::Script(script), Repeat::Allowed).await?;
-        Ok(nodes.iter().filter_map(|node| NodeId::new(node).ok()).collect())
+    fn sessions_ended<'a>(&'a self, users: &'a [UserId], node: NodeId) -> BoxFuture<'a, Result<(), CacheUnavailable>> {
+        let mut script = scripts::SESSIONS_ENDED.prepare_invoke();
+        users.iter().for_each(|user| _ = script.key(session_key(user)));
+        script.arg(node.as_str());
+        self.ask(script).boxed()
     }
 }

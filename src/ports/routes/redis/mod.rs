@@ -1,4 +1,4 @@
-//! The route table in Redis: `route:SYMBOL`, `node:ID`, `lease:NAME` (and, for readers outside, `orderbook:SYMBOL` and
+//! The route table in Redis: `route:SYMBOL`, `node:ID`, `lease:NAME` (and, for others, `orderbook:SYMBOL` and
 //! `session:USER`, see [`cache`]).
 //!
 //! Whatever must not be torn is one script: compare-and-set, heartbeats, leases, and a change with its announcement.
@@ -49,7 +49,7 @@ impl RedisRoutes {
         Ok(Self { connection, listener })
     }
 
-    /// What the gateways keep in Redis for others, over the same connection.
+    /// The cache in the same Redis, over the same connection.
     pub fn cache(&self) -> cache::RedisCache {
         cache::RedisCache::new(self.connection.clone())
     }

@@ -178,48 +178,46 @@ script!(
 );
 
 script!(
-    /// orderbook:SYMBOL; seq, depth -> written?
-    PUT_DEPTH,
-    r"
-    local text = redis.call('GET', KEYS[1])
-    if text then
-        local ok, have = pcall(cjson.decode, text)
-        if ok and type(have) == 'table' and type(have.seq) == 'number' and have.seq >= tonumber(ARGV[1]) then
-            return 0
+    /// orderbook:SYMBOL of each book; seq and depth of each -> how many were written. A depth ends with its seq, so that the whole
+    /// of it need not be read to know how new it is. What is not ours is as if it were not there.
+    PUT_DEPTHS,
+    r#"
+    local written = 0
+    for i, key in ipairs(KEYS) do
+        local ending = redis.pcall('GETRANGE', key, -32, -1)
+        local have = type(ending) == 'string' and tonumber(string.match(ending, '"seq":(%d+)}$'))
+        if not have or have < tonumber(ARGV[2 * i - 1]) then
+            redis.call('SET', key, ARGV[2 * i])
+            written = written + 1
         end
     end
-    redis.call('SET', KEYS[1], ARGV[2])
-    return 1
-    "
+    return written
+    "#
 );
 
-/// A user's nodes are a sorted set, scored by when each runs out, in milliseconds.
-macro_rules! sessions {
-    () => {
-        r"
-        local time = redis.call('TIME')
-        local now = time[1] * 1000 + math.floor(time[2] / 1000)
-        redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-        "
-    };
-}
-
 script!(
-    /// session:USER; node, milliseconds.
-    SESSION_HELD,
-    sessions!(),
+    /// session:USER of each user; node, milliseconds. A user's nodes are a sorted set, scored by when each runs out, in
+    /// milliseconds; the key runs out with the last of them.
+    SESSIONS_HELD,
     r"
-    redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[1])
-    local last = redis.call('ZRANGE', KEYS[1], -1, -1, 'WITHSCORES')
-    redis.call('PEXPIREAT', KEYS[1], last[2])
+    local time = redis.call('TIME')
+    local now = time[1] * 1000 + math.floor(time[2] / 1000)
+    for _, key in ipairs(KEYS) do
+        if redis.call('TYPE', key).ok ~= 'zset' then redis.call('DEL', key) end
+        redis.call('ZREMRANGEBYSCORE', key, '-inf', now)
+        redis.call('ZADD', key, now + ARGV[2], ARGV[1])
+        local last = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+        redis.call('PEXPIREAT', key, last[2])
+    end
     "
 );
 
 script!(
-    /// session:USER -> nodes.
-    SESSIONS,
-    sessions!(),
+    /// session:USER of each user; node.
+    SESSIONS_ENDED,
     r"
-    return redis.call('ZRANGE', KEYS[1], 0, -1)
+    for _, key in ipairs(KEYS) do
+        if redis.call('TYPE', key).ok == 'zset' then redis.call('ZREM', key, ARGV[1]) end
+    end
     "
 );

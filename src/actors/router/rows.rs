@@ -7,12 +7,10 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::directory::BookStatus;
+use crate::actors::directory::BookStatus;
 use crate::domain::{Epoch, NodeId, Symbol};
 use crate::ports::routes::{Route, RouteStatus, Routes, RoutesError};
 
-/// How often one row is looked at, each time another's.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often all rows are read, though none that was looked at was wrong.
 const COMPARE_EVERY: Duration = Duration::from_secs(15);
 /// A row that is missing or old for so long is not just about to be written by whoever listed or moved the book.
@@ -32,7 +30,6 @@ pub struct Rows {
 
 #[derive(Default)]
 struct Looked {
-    at: Option<Instant>,
     compared_at: Option<Instant>,
     turn: usize,
 }
@@ -42,10 +39,15 @@ impl Rows {
         Self { routes, me, looked: Mutex::default(), wrong: Mutex::default() }
     }
 
-    /// Looks at the table if it is time for that, and tells it what it does not know of the node's books.
+    /// The table may have lost rows: all are compared the next time.
+    pub fn distrust(&self) {
+        self.looked.lock().compared_at = None;
+    }
+
+    /// Looks at one row, each time another's, and tells the table what it does not know of the node's books.
     pub async fn mend(&self, books: &[Arc<BookStatus>]) {
         let active: Vec<&Arc<BookStatus>> = books.iter().filter(|b| b.is_active()).collect();
-        let Some((turn, is_due)) = self.turn() else { return };
+        let (turn, is_due) = self.turn();
         let looked_at = active.get(turn % active.len().max(1));
         let mended = async {
             let is_wrong = match looked_at {
@@ -66,15 +68,11 @@ impl Rows {
         }
     }
 
-    /// Whose turn it is, and whether all are to be compared; `None`: not yet.
-    fn turn(&self) -> Option<(usize, bool)> {
+    /// Whose turn it is, and whether all are to be compared.
+    fn turn(&self) -> (usize, bool) {
         let mut looked = self.looked.lock();
-        if looked.at.is_some_and(|at| at.elapsed() < LOOK_EVERY) {
-            return None;
-        }
-        looked.at = Some(Instant::now());
         looked.turn += 1;
-        Some((looked.turn, looked.compared_at.is_none_or(|at| at.elapsed() >= COMPARE_EVERY)))
+        (looked.turn, looked.compared_at.is_none_or(|at| at.elapsed() >= COMPARE_EVERY))
     }
 
     /// `active`: the books that the node owns.
@@ -176,6 +174,25 @@ mod tests {
     }
 
     #[actix_rt::test]
+    async fn one_row_in_turn_is_looked_at_unless_all_are_in_doubt() {
+        let (routes, directory) = (Arc::new(LocalRoutes::default()), Directory::default());
+        let books = ["A", "B", "C"].map(|name| active(&directory, name, 4));
+        for book in &books {
+            routes.overwrite(book.symbol, row("n1", RouteStatus::Active, 4));
+        }
+        let rows = Rows::new(Arc::clone(&routes) as Arc<dyn Routes>, me());
+        rows.mend(&books).await;
+        // Not the one that is looked at next, so nothing is noticed of it.
+        let unseen = (rows.looked.lock().turn + 2) % books.len();
+        routes.overwrite(books[unseen].symbol, row("n2", RouteStatus::Active, 2));
+        rows.mend(&books).await;
+        assert!(rows.wrong.lock().is_empty());
+        rows.distrust();
+        rows.mend(&books).await;
+        assert!(rows.wrong.lock().contains_key(&books[unseen].symbol));
+    }
+
+    #[actix_rt::test]
     async fn a_mark_that_somebody_left_behind_is_taken_away_in_the_end() {
         let (routes, directory) = (Arc::new(LocalRoutes::default()), Directory::default());
         let book = active(&directory, "A", 4);
@@ -197,16 +214,12 @@ mod tests {
         let rows = Rows::new(Arc::clone(&routes) as Arc<dyn Routes>, me());
         for _ in 0..2 {
             routes.clear();
-            rows.looked.lock().at = None;
             rows.mend(&all).await;
             assert_eq!(rows.wrong.lock().len(), 2);
+            assert_eq!(routes.all().await.unwrap(), [], "they may be about to be written");
             rows.age();
             rows.mend(&all).await;
-            assert_eq!(routes.all().await.unwrap(), [], "not looked at again so soon");
-            rows.looked.lock().at = None;
-            rows.mend(&all).await;
             assert_eq!(routes.all().await.unwrap().len(), 2);
-            rows.looked.lock().at = None;
             rows.mend(&all).await;
             assert!(rows.wrong.lock().is_empty());
         }
