@@ -20,7 +20,7 @@ use super::fleet::{Fleet, RunningNode};
 use super::gateway::Gateway;
 use super::moves::Moves;
 use super::node::{CrashBook, NodeContext};
-use super::owners::Owners;
+use super::owners::{Owner, Owners};
 use super::peers::Peers;
 use super::retention::Retention;
 use super::shadows::{self, Restored, ShadowError, Source};
@@ -266,6 +266,16 @@ impl Exchange {
             Some(owner) if !self.fleet.all().is_empty() => Some(owner.node),
             _ => self.gateway.routes().get(*symbol).await.ok().flatten().map(|row| row.target_instance),
         }
+    }
+
+    /// Who owns a book, as far as this process knows. One without nodes may know of a book that was listed a moment ago only
+    /// from the route table.
+    pub async fn owner(&self, symbol: &Symbol) -> Option<Owner> {
+        if let Some(owner) = self.owners().get(symbol) {
+            return Some(owner);
+        }
+        let row = self.gateway.routes().get(*symbol).await.ok().flatten()?;
+        Some(Owner { node: row.target_instance, epoch: row.epoch, partition: row.partition })
     }
 
     /// Starts a shadow of a book. `on`: which node; `None`: the first that neither owns nor follows it.

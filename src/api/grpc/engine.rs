@@ -83,11 +83,11 @@ impl Engine {
         Ok(RemoveOrderBookResponse { symbol: symbol.to_string(), node: on.to_string() })
     }
 
-    fn book(&self, request: &GetOrderBookRequest) -> Result<GetOrderBookResponse, Status> {
+    async fn book(&self, request: &GetOrderBookRequest) -> Result<GetOrderBookResponse, Status> {
         let symbol = self.symbol(&request.symbol)?;
         let depth = if request.depth == 0 { DEPTH_DEFAULT } else { DEPTH_MAX.min(request.depth as usize) };
         let unknown = || Status::not_found(format!("unknown_symbol: {symbol} is not listed"));
-        let owner = self.exchange.owners().get(&symbol).ok_or_else(unknown)?;
+        let owner = self.exchange.owner(&symbol).await.ok_or_else(unknown)?;
         let view = self.exchange.gateway().mirrors().depth(&symbol, depth).ok_or_else(unknown)?;
         let price = |p: Price| decimal_text(p, view.price_scale);
         let level =
@@ -173,6 +173,6 @@ impl OrderBookEngine for Engine {
         &self,
         request: Request<GetOrderBookRequest>,
     ) -> Result<Response<GetOrderBookResponse>, Status> {
-        self.book(request.get_ref()).map(Response::new)
+        self.book(request.get_ref()).await.map(Response::new)
     }
 }
