@@ -5,7 +5,7 @@ CARGO ?= cargo
 OUTSIDE = kafka,msk,redis,s3,services-tests,browser-tests,host-tests
 OUTSIDE_TESTS = --test ports_log_kafka --test ports_log_kafka_secure --test ports_routes_redis --test redis_exchange --test ports_snapshots_s3 \
 	--test services --test cluster_one --test cluster_faults --test cluster_clients --test cluster_three \
-	--test cluster_placement --test cluster_standby --test chaos --test pages_browser
+	--test cluster_gateway --test cluster_placement --test cluster_standby --test chaos --test dev_cluster --test pages_browser
 
 HOST_TESTS = --test host_links --test host_network
 
@@ -33,7 +33,7 @@ test-host: host-permits ## what takes root: nodes in network namespaces, cut off
 	scripts/services install kafka redis s3
 	$(CARGO) test --locked --features $(OUTSIDE) $(HOST_TESTS) -- --test-threads=1 --nocapture
 
-chaos:          ## a hundred faults on a cluster, the audit clean after each; HOTBOOK_CHAOS_SEED chooses others
+chaos:          ## a hundred faults on a cluster, nothing lost after each; HOTBOOK_CHAOS_SEED chooses others (docs/harness.md)
 	scripts/services install kafka redis s3
 	HOTBOOK_CHAOS_FAULTS=$${HOTBOOK_CHAOS_FAULTS:-100} $(CARGO) test --locked --features $(OUTSIDE) --test chaos -- --nocapture
 
