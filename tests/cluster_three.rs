@@ -9,9 +9,12 @@ use std::time::{Duration, Instant};
 use hotbook::ports::log::kafka::{KafkaLog, KafkaOptions};
 use hotbook::ports::log::{Log, Topic, TopicPartition};
 use hotbook_harness::{
-    Cluster, Process, SETTLES_WITHIN as SOON, Traders, Ws, all_are_known, free_port, run, scripts, until,
+    Cluster, Listener, Process, SETTLES_WITHIN as SOON, Traders, all_are_known, fills_agree, free_port, run, scripts,
 };
 use serde_json::{Value, json};
+
+#[path = "common/topics.rs"]
+mod topics;
 
 const HOTBOOK: &str = env!("CARGO_BIN_EXE_hotbook");
 const SYMBOLS: [&str; 6] = ["AAA", "BBB", "CCC", "DDD", "EEE", "FFF"];
@@ -93,82 +96,6 @@ async fn books_move_between_processes_leave_one_that_ends_and_outlive_one_that_i
     cluster.clean_audit(&["--complete"]);
 }
 
-#[actix_web::test]
-async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() {
-    let cluster = Cluster::of(HOTBOOK).start();
-    let engines = ["n1", "n2"].map(|name| cluster.process(name).arguments(&["--role", "engine"]).start());
-    let mut gateway = cluster.process("g1").arguments(&["--role", "gateway"]).start();
-    let admin = gateway.served().token("root", &["admin"]).await;
-    let trader = gateway.served().token("ann", &["trader"]).await;
-    gateway.until_sees(&admin, &["n1", "n2"]).await;
-    for process in engines.iter().chain([&gateway]) {
-        for path in ["/health/live", "/health/ready"] {
-            let (status, said) = process.served().call("GET", path, None, Value::Null).await;
-            assert_eq!(status, 200, "{} says {said} at {path}", process.name());
-        }
-    }
-    let (status, _) = engines[0].served().call("GET", "/orderbook/AAA", None, Value::Null).await;
-    assert_eq!(status, 404, "an engine has no edge for traders");
-    gateway.served().list(&["AAA", "BBB"], &admin).await;
-    let homes = gateway.homes(&admin).await;
-    assert!(homes.values().any(|h| h == "n1") && homes.values().any(|h| h == "n2"), "{homes:?}");
-
-    for round in 0..2 {
-        let order = |id: &str, side: &str| {
-            json!({"symbol": "AAA", "side": side, "price": 100, "quantity": 5, "stp": "none",
-                   "order_id": format!("{id}-{round}")})
-        };
-        let post = async |body: Value| gateway.served().call("POST", "/orders", Some(&trader), body).await;
-        let (status, resting) = post(order("rests", "SELL")).await;
-        assert!(status == 201 && resting["status"] == "NEW", "{resting}");
-        let (status, taker) = post(order("takes", "BUY")).await;
-        assert!(status == 201 && taker["status"] == "FILLED" && taker["filled_qty"] == 5, "{taker}");
-        let (status, _) = post(order("leaves", "BUY")).await;
-        assert_eq!(status, 201);
-        let get = async |path: &str| gateway.served().get(path, &trader).await;
-        assert_eq!(get(&format!("/orders/rests-{round}?symbol=AAA")).await["status"], "FILLED");
-        assert_eq!(get("/orderbook/AAA").await["bids"][0]["price"].as_f64(), Some(100.0));
-        assert_eq!(get("/trades/AAA").await["trades"].as_array().unwrap().len(), round + 1);
-        assert_eq!(get("/fills").await["fills"].as_array().unwrap().len(), 2 * (round + 1));
-        assert_eq!(get("/ticker/AAA").await["last_price"].as_f64(), Some(100.0));
-        let path = format!("/orders/leaves-{round}?symbol=AAA");
-        let (status, _) = gateway.served().call("DELETE", &path, Some(&trader), Value::Null).await;
-        assert_eq!(status, 200);
-        assert_eq!(get("/orders?symbol=AAA&status=open").await["orders"].as_array().unwrap().len(), 0);
-        for verb in ["halt", "resume", "snapshot"] {
-            let path = format!("/admin/books/AAA/{verb}");
-            let (status, said) = gateway.served().call("POST", &path, Some(&admin), Value::Null).await;
-            assert!(status < 300, "{verb}: {said}");
-        }
-        // Moved by the gateway's word, which has no node.
-        let to = if gateway.homes(&admin).await["AAA"] == "n1" { "n2" } else { "n1" };
-        let id = gateway.begin_move(&admin, "AAA", to).await.unwrap();
-        assert_eq!(gateway.until_moved(&admin, id).await["status"], "COMPLETED");
-        let routes = gateway.served().get("/admin/routes", &admin).await;
-        assert_eq!(routes["routes"].as_array().unwrap().len(), 2, "{routes}");
-        assert_eq!(gateway.begin_move(&admin, "AAA", "g1").await, Err("unknown_node".into()));
-        cluster.until_redis_shows(gateway.served(), &["AAA", "BBB"]).await;
-        // Connections are the gateway's, not the engines'.
-        let connected = Ws::connect_as(&gateway.url(), &trader).await;
-        let nodes = || cluster.redis.ask(&["ZRANGE", "session:ann", "0", "-1"]);
-        until("the gateway says who is connected", SOON, async || nodes() == ["g1"]).await;
-        connected.vanish();
-        until("and who is not any more", SOON, async || nodes().is_empty()).await;
-        if round == 0 {
-            gateway.kill();
-            gateway.start_again();
-        }
-    }
-    // Nobody trades at an engine's door.
-    let (status, _) = engines[0].served().call("POST", "/orders", Some(&trader), json!({})).await;
-    assert_eq!(status, 404);
-    gateway.terminate();
-    for mut engine in engines {
-        engine.terminate();
-    }
-    cluster.clean_audit(&["--complete"]);
-}
-
 /// The new owner dies before anybody could note that it took over. Anew, it has to hear once more that all before the fence
 /// is said: from the old owner, which said so long ago.
 #[actix_web::test]
@@ -202,7 +129,8 @@ async fn an_owner_that_starts_anew_right_behind_its_fence_is_told_again_that_it_
     cluster.clean_audit(&["--complete"]);
 }
 
-/// Fifty symbols under load, and fifty moves by an administrator's word.
+/// Fifty symbols under load, and fifty moves by an administrator's word. What the clients were told of fills, trade by trade, is what
+/// the topic `fills` says, and what the auditor finds.
 #[actix_web::test]
 async fn fifty_books_move_between_three_processes() {
     let cluster = Cluster::of(HOTBOOK).start();
@@ -216,6 +144,8 @@ async fn fifty_books_move_between_three_processes() {
     let symbols: Vec<&str> = names.iter().map(String::as_str).collect();
     processes[0].served().list(&symbols, &admin).await;
     processes[0].until_homes(&admin, &symbols, "").await;
+    // At another door than the one at which they trade.
+    let listener = Listener::start(&processes[1].url(), &trader).await;
     let all = Traders::start(&processes[0].url(), &trader, &symbols, 1);
     all.until_all_trade(&symbols, SOON).await;
 
@@ -240,8 +170,28 @@ async fn fifty_books_move_between_three_processes() {
     let told = all.stop().await;
     println!("{} orders settled: {:?}", told.settled.len(), told.codes);
     all_are_known(&processes[2].url(), &trader, &told).await;
+
+    let record = topics::fills(&cluster).await;
+    listener.until_heard(record.trades()).await;
+    let heard = listener.stop();
+    assert_eq!(heard.lost, 0);
+    assert!(heard.fills == record, "what was pushed to the clients is not what the topic says");
+    assert!(record.trades() > symbols.len(), "the flow trades");
+    fills_agree(&processes[2].url(), &trader, &told, &record).await;
     processes.iter_mut().for_each(Process::terminate);
     let report = cluster.clean_audit(&["--complete"]);
+    for of_symbol in report["symbols"].as_array().unwrap() {
+        let symbol = of_symbol["symbol"].as_str().unwrap();
+        let orders = told.sent.iter().filter(|((s, _), _)| s == symbol);
+        let (sent, filled) =
+            orders.fold((0, 0), |(sent, filled), (order, o)| (sent + o.quantity, filled + record.of_order(order).0));
+        let quantities = &of_symbol["quantities"];
+        assert_eq!(
+            (quantities["submitted"].as_u64(), quantities["filled"].as_u64()),
+            (Some(sent), Some(filled)),
+            "{symbol}"
+        );
+    }
     let fences: usize =
         report["symbols"].as_array().unwrap().iter().map(|s| s["moves"].as_array().unwrap().len()).sum();
     assert!(fences >= symbols.len(), "{report}");

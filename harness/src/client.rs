@@ -86,11 +86,19 @@ impl Ws {
 
     /// With a token in the request's header.
     pub async fn connect_as(url: &str, token: &str) -> Self {
+        Self::try_connect_as(url, token).await.expect("a websocket")
+    }
+
+    /// [`Self::connect_as`], of a server that may be away.
+    ///
+    /// # Errors
+    /// Why there is no connection.
+    pub async fn try_connect_as(url: &str, token: &str) -> Result<Self, String> {
         let url = format!("{}/ws", url.replacen("http", "ws", 1));
-        let mut request = url.into_client_request().expect("a request");
+        let mut request = url.into_client_request().map_err(|e| e.to_string())?;
         request.headers_mut().insert("Authorization", format!("Bearer {token}").parse().expect("a header"));
-        let (stream, _) = tokio_tungstenite::connect_async(request).await.expect("a websocket");
-        Self { stream }
+        let (stream, _) = tokio_tungstenite::connect_async(request).await.map_err(|e| e.to_string())?;
+        Ok(Self { stream })
     }
 
     pub async fn auth(&mut self, token: &str, cancel_on_disconnect: bool) {

@@ -91,6 +91,11 @@ impl Process {
         self.served = Some(Served::start_with(command, LogFile::at(&self.log_path())));
     }
 
+    /// More of the environment from its next start on.
+    pub fn set_environment(&mut self, more: &[(&str, &str)]) {
+        self.options.environment.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    }
+
     pub fn name(&self) -> &str {
         &self.options.name
     }

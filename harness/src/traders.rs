@@ -11,16 +11,32 @@ use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::client::call;
+use crate::fills::{Fill, Fills, OrderKey};
 use crate::wait::SETTLES_WITHIN;
 
-/// Orders sent once more at a time by [`all_are_known`].
+/// Orders sent once more at a time by [`are_known`].
 const ASKED_AT_ONCE: usize = 16;
+/// Codes of a server that takes nothing just now (docs/errors.md).
+const REFUSED: [&str; 2] = ["overloaded", "log_unavailable"];
+
+/// An order as it was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sent {
+    pub is_buy: bool,
+    /// In hundredths.
+    pub price: u64,
+    pub quantity: u64,
+}
 
 /// What traders were told.
 #[derive(Default)]
 pub struct Told {
-    /// Orders that are known to be in the log: symbol and id.
-    pub settled: Vec<(String, String)>,
+    /// Orders that are known to be in the log: symbol and id, in the order in which that was known.
+    pub settled: Vec<OrderKey>,
+    /// What they were.
+    pub sent: BTreeMap<OrderKey, Sent>,
+    /// What the answers said of fills: those that an order met when it came. A [`crate::Listener`] hears of all.
+    pub fills: Fills,
     /// How often each code, status or silence was the answer.
     pub codes: BTreeMap<String, u64>,
     /// When an order of a symbol was last answered.
@@ -73,6 +89,11 @@ impl Traders {
         self.told.lock().expect("no panic").settled.len()
     }
 
+    /// The orders that were settled behind the first so many.
+    pub fn settled_behind(&self, first: usize) -> Vec<OrderKey> {
+        self.told.lock().expect("no panic").settled[first..].to_vec()
+    }
+
     /// How often an answer was given.
     pub fn count_of(&self, code: &str) -> u64 {
         self.told.lock().expect("no panic").codes.get(code).copied().unwrap_or_default()
@@ -111,6 +132,22 @@ impl Traders {
     }
 }
 
+impl Told {
+    /// An order is settled; `fills`: of the answer to it, if there was one.
+    fn note(&mut self, body: &Value, fills: &Value) {
+        let text = |of: &Value, field: &str| of[field].as_str().unwrap_or_default().to_owned();
+        let number = |field: &str| body[field].as_u64().expect("a number");
+        let order = (text(body, "symbol"), text(body, "order_id"));
+        for fill in fills.as_array().into_iter().flatten() {
+            self.fills.add(order.clone(), &text(fill, "trade_id"), Fill::new(&fill["quantity"], &fill["price"]));
+        }
+        let sent = Sent { is_buy: body["side"] == "BUY", price: 100 * number("price"), quantity: number("quantity") };
+        self.sent.insert(order.clone(), sent);
+        self.answered_at.insert(order.0.clone(), Instant::now());
+        self.settled.push(order);
+    }
+}
+
 /// Sends an order again and again until it is known to be in the log; its id makes that harmless.
 async fn settle(url: &str, token: &str, body: &Value, told: &Mutex<Told>) {
     loop {
@@ -124,13 +161,11 @@ async fn settle(url: &str, token: &str, body: &Value, told: &Mutex<Told>) {
             }
             Err(_) => ("silence", false),
         };
-        let text = |field: &str| body[field].as_str().unwrap_or_default().to_owned();
         {
             let mut told = told.lock().expect("no panic");
             *told.codes.entry(code.to_owned()).or_default() += 1;
             if is_there {
-                told.settled.push((text("symbol"), text("order_id")));
-                told.answered_at.insert(text("symbol"), Instant::now());
+                told.note(body, answer.as_ref().map_or(&Value::Null, |(_, answer)| &answer["fills"]));
                 return;
             }
         }
@@ -140,10 +175,30 @@ async fn settle(url: &str, token: &str, body: &Value, told: &Mutex<Told>) {
 
 /// Sends every order once more: each is known, so it was kept, and kept once.
 pub async fn all_are_known(url: &str, token: &str, told: &Told) {
-    let again = told.settled.iter().map(|(symbol, id)| async move {
-        let body = json!({"symbol": symbol, "side": "BUY", "price": 1, "quantity": 1, "order_id": id});
-        let (status, answer) = call(url, "POST", "/orders", Some(token), body).await.expect("an answer");
-        assert_eq!((status, &answer["code"]), (409, &json!("duplicate_order")), "{symbol} {id}: {answer}");
-    });
+    are_known(url, token, &told.settled).await;
+}
+
+/// [`all_are_known`] of some of the orders, such as [`Traders::settled_behind`] those that were asked for before.
+///
+/// # Panics
+/// With the first that is not known.
+pub async fn are_known(url: &str, token: &str, orders: &[OrderKey]) {
+    let again = orders.iter().map(|(symbol, id)| is_known(url, token, symbol, id));
     futures_util::stream::iter(again).buffer_unordered(ASKED_AT_ONCE).collect::<()>().await;
+}
+
+async fn is_known(url: &str, token: &str, symbol: &str, id: &str) {
+    let body = json!({"symbol": symbol, "side": "BUY", "price": 1, "quantity": 1, "order_id": id});
+    let began = Instant::now();
+    loop {
+        let (status, answer) = call(url, "POST", "/orders", Some(token), body.clone()).await.expect("an answer");
+        let code = answer["code"].as_str().unwrap_or_default();
+        // Refused before the log: that says nothing of the order, and leaves nothing behind.
+        let is_refused = REFUSED.contains(&code) && began.elapsed() < SETTLES_WITHIN;
+        if !is_refused {
+            assert_eq!((status, code), (409, "duplicate_order"), "{symbol} {id}: {answer}");
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
