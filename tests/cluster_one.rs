@@ -4,8 +4,9 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use hotbook_harness::services::{Certificates, Kafka, Redis, S3};
 use hotbook_harness::{
-    Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Traders, Ws, all_are_known, hotbook, run, until,
+    Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Traders, Ws, all_are_known, free_port, hotbook, run, until,
 };
 use serde_json::{Value, json};
 
@@ -154,4 +155,144 @@ fn settings_are_shown_and_what_is_missing_is_named() {
     command.env("AWS_SECRET_ACCESS_KEY", "wrong");
     let (ok, _, err) = run(command);
     assert!(!ok && err.contains("snapshots in S3") && err.contains("403"), "{err}");
+}
+
+/// Servers of one's own, and what of the environment says where they are: as the original deployment had it, and no settings file.
+struct Deployment {
+    _kafka: Kafka,
+    _redis: Redis,
+    s3: S3,
+    folder: tempfile::TempDir,
+    environment: Vec<(String, String)>,
+}
+
+impl Deployment {
+    fn start(redis_options: &[&str], s3_options: &[&str]) -> Self {
+        let (kafka, redis, s3) = (Kafka::start(), Redis::start_with(redis_options), S3::start_with(s3_options));
+        let environment = [
+            ("KAFKA_BROKERS", kafka.addresses()),
+            ("REDIS_HOST", "127.0.0.1".into()),
+            ("REDIS_PORT", redis.port.to_string()),
+            ("AWS_REGION", S3::REGION.into()),
+            ("GRPC_PORT", free_port().to_string()),
+            ("LOG_LEVEL", "info".into()),
+            ("HOTBOOK_S3_BUCKET", S3::BUCKET.into()),
+            ("AWS_ENDPOINT_URL_S3", format!("http://127.0.0.1:{}", s3.port)),
+            ("AWS_ACCESS_KEY_ID", S3::ACCESS_KEY.into()),
+            ("AWS_SECRET_ACCESS_KEY", S3::SECRET_KEY.into()),
+            ("HOTBOOK_NODE_ID", "east".into()),
+            ("HOTBOOK_CLUSTER_SECRET", SECRET.into()),
+        ];
+        let environment = environment.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { _kafka: kafka, _redis: redis, s3, folder: tempfile::tempdir().unwrap(), environment }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(n, _)| n != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
+    fn hotbook(&self, arguments: &[&str]) -> std::process::Command {
+        let environment: Vec<(&str, &str)> =
+            self.environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let mut command = hotbook(Path::new(HOTBOOK), arguments, &environment);
+        command.current_dir(self.folder.path());
+        command
+    }
+
+    /// There is one broker here.
+    fn init_topics(&self) {
+        let (ok, out, err) =
+            run(self.hotbook(&["admin", "init-topics", "--replication", "1", "--min-insync-replicas", "1"]));
+        assert!(ok, "{out}{err}");
+    }
+
+    fn serve(&self) -> Served {
+        Served::start(self.hotbook(&["serve", "--http-port", "0"]))
+    }
+}
+
+/// Lists a symbol and trades in it, takes a snapshot; gives an administrator's token.
+async fn trades(server: &Served, symbol: &str) -> String {
+    let admin = server.token("root", &["admin"]).await;
+    let trader = server.token("ann", &["trader"]).await;
+    server.list(&[symbol], &admin).await;
+    for (side, status) in [("SELL", "NEW"), ("BUY", "FILLED")] {
+        let order = json!({"symbol": symbol, "side": side, "price": 100, "quantity": 2, "stp": "none"});
+        let (_, answer) = server.call("POST", "/orders", Some(&trader), order).await;
+        assert_eq!(answer["status"], status, "{answer}");
+    }
+    let path = format!("/admin/books/{symbol}/snapshot");
+    let (status, saved) = server.call("POST", &path, Some(&admin), Value::Null).await;
+    assert_eq!(status, 200, "{saved}");
+    admin
+}
+
+#[actix_web::test]
+async fn the_environment_of_the_original_deployment_is_all_that_a_process_needs() {
+    let deployment = Deployment::start(&[], &[]);
+    deployment.init_topics();
+    let server = deployment.serve();
+    let grpc = deployment.environment.iter().find(|(name, _)| name == "GRPC_PORT").unwrap();
+    assert!(server.log().contains(&format!("127.0.0.1:{}", grpc.1)), "{}", server.log());
+    let admin = trades(&server, "AAA").await;
+    let routes = server.get("/admin/routes", &admin).await;
+    assert_eq!(routes["routes"][0]["target_instance"], "east", "{routes}");
+    assert!(deployment.s3.files().join("snapshots/AAA").is_dir(), "snapshots are in S3");
+    assert!(!deployment.folder.path().join("hotbook-data").exists(), "nothing of it is kept on this machine");
+    server.kill();
+    let server = deployment.serve();
+    let (_, ticker) = server.call("GET", "/ticker/AAA", None, Value::Null).await;
+    assert_eq!(ticker["last_price"].as_f64(), Some(100.0), "{ticker}");
+    server.terminate();
+    let (ok, out, err) = run(deployment.hotbook(&["audit", "--complete"]));
+    assert!(ok && out.contains("AAA") && out.contains("1 fills"), "{out}{err}");
+}
+
+#[actix_web::test]
+async fn redis_and_s3_are_spoken_to_over_tls_and_a_certificate_of_somebody_else_is_named() {
+    let (ours, others) = (Certificates::make(), Certificates::make());
+    let path = |name| ours.path(name);
+    let (certificate, key, ca) = (path("server.pem"), path("server.key"), path("ca.pem"));
+    let tls_port = free_port().to_string();
+    let redis =
+        ["--tls-port", &tls_port, "--tls-cert-file", &certificate, "--tls-key-file", &key, "--tls-ca-cert-file", &ca];
+    let redis = [&redis[..], &["--tls-auth-clients", "no", "--requirepass", "secret"]].concat();
+    let mut deployment = Deployment::start(&redis, &["--cert", &certificate, "--key", &key]);
+    let endpoint = format!("https://127.0.0.1:{}", deployment.s3.port);
+    for (name, value) in [
+        ("REDIS_PORT", tls_port.as_str()),
+        ("HOTBOOK_REDIS_TLS", "true"),
+        ("HOTBOOK_REDIS_CA_FILE", &ca),
+        ("HOTBOOK_REDIS_PASSWORD", "secret"),
+        ("AWS_ENDPOINT_URL_S3", &endpoint),
+        ("HOTBOOK_S3_CA_FILE", &ca),
+    ] {
+        deployment.set(name, value);
+    }
+    deployment.init_topics();
+    let server = deployment.serve();
+    let admin = trades(&server, "AAA").await;
+    assert!(deployment.s3.files().join("snapshots/AAA").is_dir());
+    until("the route is in Redis", SOON, async || {
+        let (_, table) = server.call("GET", "/admin/routes", Some(&admin), Value::Null).await;
+        table["routes"][0]["target_instance"] == "east"
+    })
+    .await;
+    server.terminate();
+
+    // Without S3 it does not start; without Redis it trades, and says what is wrong.
+    deployment.set("HOTBOOK_S3_CA_FILE", &others.path("ca.pem"));
+    let (ok, _, err) = run(deployment.hotbook(&["serve", "--http-port", "0"]));
+    assert!(!ok && err.contains("snapshots in S3") && err.to_lowercase().contains("certificate"), "{err}");
+    deployment.set("HOTBOOK_S3_CA_FILE", &ca);
+    deployment.set("HOTBOOK_REDIS_CA_FILE", &others.path("ca.pem"));
+    let server = deployment.serve();
+    let is_said =
+        |line: &str| ["WARN", "route table cannot be reached", "certificate"].iter().all(|w| line.contains(w));
+    until("it says what is wrong with Redis", SOON, async || server.log().lines().any(is_said)).await;
+    server.kill();
+    deployment.set("HOTBOOK_REDIS_CA_FILE", &deployment.folder.path().join("none.pem").to_string_lossy().into_owned());
+    let (ok, _, err) = run(deployment.hotbook(&["serve", "--http-port", "0"]));
+    assert!(!ok && err.contains("cannot read the certificates") && err.contains("none.pem"), "{err}");
 }
