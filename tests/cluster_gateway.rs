@@ -12,7 +12,7 @@ use hotbook::wire::rpc::v1::restore_order_book_request::Source;
 use hotbook::wire::rpc::v1::{
     GetOrderBookRequest, RemoveOrderBookRequest, RestoreOrderBookRequest, SnapshotOrderBookRequest,
 };
-use hotbook_harness::{Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Ws, hotbook, request};
+use hotbook_harness::{Cluster, SECRET, SETTLES_WITHIN as SOON, Served, Ws, hotbook, request, until};
 use serde_json::{Value, json};
 use tonic::transport::Channel;
 use tonic::{Code, Request};
@@ -395,6 +395,14 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
         tour.all().await;
         assert_alike(&answers, &tour.answers);
         assert_alike(&heard, &tour.heard);
+        cluster.until_redis_shows(gateway.served(), &["AAA"]).await;
+        // Connections are the gateway's, not the engines'.
+        let eve = gateway.served().token("eve", &["trader"]).await;
+        let connected = Ws::connect_as(&gateway.url(), &eve).await;
+        let nodes = || cluster.redis.ask(&["ZRANGE", "session:eve", "0", "-1"]);
+        until("the gateway says who is connected", SOON, async || nodes() == ["g1"]).await;
+        connected.vanish();
+        until("and who is not any more", SOON, async || nodes().is_empty()).await;
         // What was drained takes books again once it starts anew.
         engines[1].terminate();
         engines[1].start_again();
@@ -416,6 +424,9 @@ async fn a_gateway_beside_engines_answers_everything_also_after_it_was_killed() 
             let (status, said) = engine.served().call("GET", path, None, Value::Null).await;
             assert_eq!(status, 200, "{path}: {said}");
         }
+        let (status, _) = engine.served().call("GET", "/", None, Value::Null).await;
+        assert_eq!(status, 307, "there is no page to trade on, but one for operators");
+        assert!(!engine.served().token("root", &["admin"]).await.is_empty());
     }
     shadows(gateway.served(), engines[1].served()).await;
     gateway.terminate();
