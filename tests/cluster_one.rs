@@ -292,7 +292,7 @@ async fn redis_and_s3_are_spoken_to_over_tls_and_a_certificate_of_somebody_else_
         |line: &str| ["WARN", "route table cannot be reached", "certificate"].iter().all(|w| line.contains(w));
     until("it says what is wrong with Redis", SOON, async || server.log().lines().any(is_said)).await;
     server.kill();
-    deployment.set("HOTBOOK_REDIS_CA_FILE", &deployment.folder.path().join("none.pem").to_string_lossy().into_owned());
+    deployment.set("HOTBOOK_REDIS_CA_FILE", &deployment.folder.path().join("none.pem").to_string_lossy());
     let (ok, _, err) = run(deployment.hotbook(&["serve", "--http-port", "0"]));
     assert!(!ok && err.contains("cannot read the certificates") && err.contains("none.pem"), "{err}");
 }
