@@ -42,7 +42,7 @@ async fn nodes(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
     let mut nodes = gathered::all(&edge.exchange, Read::Nodes).await;
     nodes.extend(gathered::entries(edge.exchange.fleet().dead_members()));
-    gathered::sort_by::<String>(&mut nodes, "id");
+    gathered::sort_by_text(&mut nodes, "/id");
     Ok(HttpResponse::Ok().json(json!({"nodes": nodes})))
 }
 
@@ -79,7 +79,7 @@ struct BookOut {
 async fn books(edge: Shared, request: HttpRequest) -> Outcome {
     edge.admin(&request)?;
     let mut books = gathered::all(&edge.exchange, Read::Books).await;
-    gathered::sort_by::<String>(&mut books, "symbol");
+    gathered::sort_by_text(&mut books, "/symbol");
     Ok(HttpResponse::Ok().json(json!({"books": books})))
 }
 

@@ -80,7 +80,7 @@ pub(super) async fn list(edge: Shared, request: HttpRequest, query: web::Query<A
     }
     let mut all = gathered::all(&edge.exchange, Read::Decisions).await;
     if edge.exchange.members().is_cluster() {
-        gathered::sort_by::<String>(&mut all, "at");
+        gathered::sort_by_time(&mut all, "/at");
     }
     let decisions = &all[all.len().saturating_sub(query.limit.unwrap_or(100))..];
     let (leader, mode) = (edge.exchange.decisions().leader(), edge.exchange.placement_mode());

@@ -2,6 +2,7 @@
 
 use futures_util::future::join_all;
 use serde::Serialize;
+use serde_json::Value;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::actors::cluster::Read;
@@ -41,11 +42,21 @@ pub async fn all(exchange: &Exchange, what: Read) -> Entries {
     all
 }
 
-/// Sorts entries by one of their fields; those without it come first.
-pub fn sort_by<K: Ord + serde::de::DeserializeOwned>(entries: &mut Entries, field: &str) {
+/// Sorts entries by a text in each, at a [JSON pointer](Value::pointer); those without it come first.
+pub fn sort_by_text(entries: &mut Entries, pointer: &str) {
+    sort_by(entries, pointer, str::to_owned);
+}
+
+/// Sorts entries by a time in each, as [`sort_by_text`]. Those of one time stay as they are.
+pub fn sort_by_time(entries: &mut Entries, pointer: &str) {
+    // Not as texts: a fraction that is zero is left out of them.
+    sort_by(entries, pointer, |text| text.parse::<jiff::Timestamp>().ok());
+}
+
+fn sort_by<K: Ord>(entries: &mut Entries, pointer: &str, key: impl Fn(&str) -> K) {
     let key = |entry: &RawValue| {
-        let mut value: serde_json::Map<String, serde_json::Value> = serde_json::from_str(entry.get()).ok()?;
-        serde_json::from_value::<K>(value.remove(field)?).ok()
+        let entry: Value = serde_json::from_str(entry.get()).ok()?;
+        entry.pointer(pointer)?.as_str().map(&key)
     };
     entries.sort_by_cached_key(|entry| key(entry));
 }
@@ -56,8 +67,18 @@ mod tests {
 
     #[test]
     fn entries_keep_their_text_and_are_sorted_by_a_field() {
-        let mut all: Entries = serde_json::from_str(r#"[{"id":10,"p":250.50},{"id":9},{}]"#).unwrap();
-        sort_by::<u64>(&mut all, "id");
-        assert_eq!(serde_json::to_string(&all).unwrap(), r#"[{},{"id":9},{"id":10,"p":250.50}]"#);
+        let mut all: Entries = serde_json::from_str(r#"[{"id":"b","p":250.50},{"id":"a"},{}]"#).unwrap();
+        sort_by_text(&mut all, "/id");
+        assert_eq!(serde_json::to_string(&all).unwrap(), r#"[{},{"id":"a"},{"id":"b","p":250.50}]"#);
+    }
+
+    #[test]
+    fn times_are_sorted_as_times() {
+        let at =
+            |text: &str| serde_json::json!({"steps": [{"started_at": text}, {"started_at": "2026-01-01T00:00:00Z"}]});
+        let times = ["2026-11-28T10:00:00Z", "2026-11-28T10:00:00.5Z", "2026-11-28T10:00:01Z"];
+        let mut all = entries([at(times[1]), at(times[2]), at(times[0])]);
+        sort_by_time(&mut all, "/steps/0/started_at");
+        assert_eq!(serde_json::to_value(&all).unwrap(), serde_json::json!(times.map(at)));
     }
 }

@@ -93,7 +93,8 @@ async fn list(edge: Shared, request: HttpRequest, query: web::Query<Amount>) -> 
     edge.admin(&request)?;
     let mut all = gathered::all(&edge.exchange, Read::Migrations).await;
     if edge.exchange.members().is_cluster() {
-        gathered::sort_by::<u64>(&mut all, "id");
+        // Not by id: each process gives out its own.
+        gathered::sort_by_time(&mut all, "/steps/0/started_at");
     }
     let older = all.len().saturating_sub(query.limit.unwrap_or(all.len()));
     Ok(HttpResponse::Ok().json(json!({"migrations": all[older..]})))
