@@ -44,7 +44,7 @@ sim:            ## 20,000 seeds of the simulator
 	$(CARGO) build --release --locked
 	target/release/hotbook sim --seeds 20000
 
-bench:          ## every benchmark, each beside its baseline of the same run
+bench:          ## every benchmark that needs no service, each beside its baseline of the same run
 	$(CARGO) build --release --locked
 	target/release/hotbook bench engine A
 	target/release/hotbook bench engine B
