@@ -309,8 +309,8 @@ pub fn load(
 fn environment_layer(environment: impl Iterator<Item = (String, String)>) -> Dict {
     let mut layer = Dict::new();
     for (name, text) in environment {
-        let original = SHARED_ENVIRONMENT.iter().find(|(n, _)| *n == name).map(|(_, key)| (*key).to_owned());
-        let Some(key) = original.or_else(|| name.strip_prefix("HOTBOOK_").map(str::to_ascii_lowercase)) else {
+        let shared = SHARED_ENVIRONMENT.iter().find(|(n, _)| *n == name).map(|(_, key)| (*key).to_owned());
+        let Some(key) = shared.or_else(|| name.strip_prefix("HOTBOOK_").map(str::to_ascii_lowercase)) else {
             continue;
         };
         // An empty variable is an unset one, as with the AWS SDK.

@@ -157,7 +157,7 @@ fn settings_are_shown_and_what_is_missing_is_named() {
     assert!(!ok && err.contains("snapshots in S3") && err.contains("403"), "{err}");
 }
 
-/// Servers of one's own, and what of the environment says where they are: as the original deployment had it, and no settings file.
+/// Servers of one's own, and what of the environment says where they are: there is no settings file.
 struct Deployment {
     _kafka: Kafka,
     _redis: Redis,
@@ -229,7 +229,7 @@ async fn trades(server: &Served, symbol: &str) -> String {
 }
 
 #[actix_web::test]
-async fn the_environment_of_the_original_deployment_is_all_that_a_process_needs() {
+async fn the_environment_is_all_that_a_process_needs() {
     let deployment = Deployment::start(&[], &[]);
     deployment.init_topics();
     let server = deployment.serve();

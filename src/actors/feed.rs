@@ -136,7 +136,7 @@ impl FeedActor {
                 self.read_on(ctx);
             }
             Err(LogError::Closed) => tracing::debug!(partition = self.from.partition, "log closed, feed ends"),
-            Err(LogError::Trimmed { start, .. }) => self.node.is_overtaken(self.from.partition, self.next, start),
+            Err(LogError::Trimmed { start, .. }) => self.node.die_overtaken(self.from.partition, self.next, start),
             Err(e) => {
                 tracing::error!(partition = self.from.partition, offset = %self.next, error = %e, "cannot read orders");
                 ctx.run_later(RETRY, |feed, ctx| feed.read_on(ctx));
@@ -370,7 +370,7 @@ impl FeedActor {
                 self.run_cursor(symbol, ctx);
             }
             Err(LogError::Closed) => {}
-            Err(LogError::Trimmed { start, .. }) => self.is_overtaken(&symbol, start),
+            Err(LogError::Trimmed { start, .. }) => self.restart_overtaken(&symbol, start),
             Err(e) => {
                 tracing::error!(%symbol, error = %e, "cannot read orders for a detached book");
                 ctx.run_later(RETRY, move |feed, ctx| feed.run_cursor(symbol, ctx));
@@ -379,7 +379,7 @@ impl FeedActor {
     }
 
     /// A book was so slow that what it would read next is trimmed: it begins anew with a newer snapshot.
-    fn is_overtaken(&mut self, symbol: &Symbol, start: Offset) {
+    pub(super) fn restart_overtaken(&mut self, symbol: &Symbol, start: Offset) {
         let Some(link) = self.links.get_mut(symbol) else { return };
         tracing::warn!(%symbol, node = %self.node.id, %start, "book was overtaken by trimming and begins anew");
         link.reach = Reach::Down;

@@ -168,10 +168,8 @@ impl StreamHandler<Appended> for Session {
 
 /// What a failed append means to its sender; after the end of the log's session the next command gets a new one.
 pub fn append_failed(router: &RouterCore, e: &LogError) -> EdgeError {
-    if matches!(e, LogError::SessionEnded { .. })
-        && let Err(refusal) = router.reopen()
-    {
-        tracing::error!(code = refusal.code(), "orders cannot be taken");
+    if matches!(e, LogError::SessionEnded { .. }) {
+        router.renew_session();
     }
     append_error(e)
 }

@@ -101,9 +101,13 @@ async fn bind_grpc(config: &Config) -> Result<Option<std::net::TcpListener>> {
 
 /// Where traders and the other processes of the cluster reach this one.
 fn addresses(config: &Config, http_port: u16, grpc: Option<&std::net::TcpListener>) -> Result<Addresses> {
-    let http = (config.role != Role::Engine).then(|| format!("{}:{http_port}", config.http_host));
     let bound = grpc.map(std::net::TcpListener::local_addr).transpose()?;
     let peer = config.peer_address.clone().or_else(|| bound.map(|a| format!("{}:{}", config.grpc_host, a.port())));
+    // Of an address for anyone, others are told the host by which they reach its gRPC.
+    let is_anywhere = config.http_host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    let host = peer.as_deref().and_then(|peer| Some(peer.rsplit_once(':')?.0)).filter(|_| is_anywhere);
+    let http =
+        (config.role != Role::Engine).then(|| format!("{}:{http_port}", host.unwrap_or(config.http_host.as_str())));
     Ok(Addresses { http, peer })
 }
 

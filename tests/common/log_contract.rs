@@ -199,9 +199,11 @@ pub async fn an_aborted_session_loses_only_an_unacknowledged_suffix(bench: &mut 
         receipts.push(dying.append(keyed(orders(0), "dying", format!("{i}"))));
         others.push(living.append(keyed(orders(0), "living", format!("{i}"))));
         if i == 3_000 {
+            assert!(!dying.has_ended());
             dying.abort();
         }
     }
+    assert!(dying.has_ended() && !living.has_ended());
     let mut acked = 0;
     let mut is_over = false;
     for receipt in receipts {

@@ -87,7 +87,7 @@ impl FeedActor {
         let Some(at) = self.parties.iter().position(|p| p.id == id) else { return };
         for symbol in self.parties.swap_remove(at).symbols {
             if self.links.get(&symbol).is_some_and(|link| link.is_of(id)) {
-                self.is_overtaken(&symbol, start);
+                self.restart_overtaken(&symbol, start);
             }
         }
     }

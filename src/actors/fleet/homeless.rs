@@ -25,9 +25,10 @@ pub(super) struct Followers {
 }
 
 impl Followers {
+    /// One that is behind may have too much to do: the book is as well restored where there is most room.
     fn of_dead(of: HashSet<NodeId>, followed: Vec<Followed>) -> Self {
         let mut best: HashMap<Symbol, Followed> = HashMap::new();
-        for told in followed {
+        for told in followed.into_iter().filter(|told| told.is_level) {
             let known = best.entry(told.symbol).or_insert(told);
             if told.is_better_than(known) {
                 *known = told;
@@ -92,8 +93,7 @@ impl Fleet {
         let causes: HashMap<Symbol, Cause> = homeless.clone().map(|(s, owner)| (*s, leaving[&owner.node])).collect();
         let homeless = homeless.map(|(symbol, owner)| {
             let told = followers.best.get(symbol).copied().filter(|_| causes[symbol] == Cause::Recovery);
-            // One that is behind may have too much to do, and is preferred to nobody.
-            let standby = told.or_else(|| self.follower_of(symbol)).filter(|standby| standby.is_level);
+            let standby = told.or_else(|| self.follower_of(symbol).filter(|standby| standby.is_level));
             let standby = standby.map(|standby| standby.node);
             let busy = directory.get(symbol).map_or(0.0, |book| book.busy());
             Homeless { symbol: *symbol, partition: owner.partition, busy, standby }
@@ -159,13 +159,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_two_followers_the_level_one_is_known() {
+    fn a_follower_is_known_if_it_is_level() {
         let (symbol, node) = (Symbol::new("A").unwrap(), |name| NodeId::new(name).unwrap());
         let told = |name, is_level| Followed { symbol, node: node(name), lag: 0, is_level };
         for all in [vec![told("n2", false), told("n3", true)], vec![told("n3", true), told("n2", false)]] {
             let known = Followers::of_dead(HashSet::from([node("n1")]), all);
             assert!(known.is_fresh() && known.best[&symbol].node == node("n3"));
         }
+        let behind = Followers::of_dead(HashSet::from([node("n1")]), vec![told("n2", false)]);
+        assert!(behind.best.is_empty());
         assert!(!Followers::default().is_fresh());
     }
 }

@@ -1,10 +1,9 @@
 //! From a command that a client sent to a record in the `orders` log: the router's core, which any thread calls in place.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use crate::actors::cluster::Members;
 use crate::actors::directory::Directory;
@@ -14,9 +13,8 @@ use crate::clock;
 use crate::domain::command::{Signed, SignedOrder};
 use crate::domain::control::Stamp;
 use crate::domain::{Admission, Command, Instrument, Micros, NewOrder, OrderKind, Origin, Reason, Symbol, UserId};
-use crate::ports::log::{
-    Log, LogError, NewRecord, Receipt, Session, SessionOptions, Topic, TopicPartition, partition_of,
-};
+use crate::ports::log::renewed::RenewedSession;
+use crate::ports::log::{Log, LogError, NewRecord, Receipt, SessionOptions, Topic, TopicPartition, partition_of};
 use crate::wire::client::error::EdgeError;
 use crate::wire::control::VALID_US;
 use crate::wire::{Control, Keyring, orders};
@@ -118,14 +116,10 @@ pub(in crate::actors) struct CoreParts {
 /// Checks, encodes, appends. Plain and shared by all threads: its only lock is around the log session's handle.
 pub struct RouterCore {
     parts: CoreParts,
-    session: RwLock<Arc<dyn Session>>,
+    session: RenewedSession,
     /// Number of the last signed order, by partition; held until the order is appended, so that numbers ascend in the log.
     signed: Vec<Mutex<u64>>,
-    reopened: Mutex<Option<Instant>>,
 }
-
-/// Sessions are opened at most this often.
-const REOPEN_EVERY: Duration = Duration::from_secs(1);
 
 impl RouterCore {
     /// Opens the gateway's own session of the log.
@@ -133,10 +127,11 @@ impl RouterCore {
     /// # Errors
     /// As [`Log::open_session`].
     pub(in crate::actors) fn new(parts: CoreParts) -> Result<Self, LogError> {
-        let session = RwLock::new(open(&parts)?);
+        let options = SessionOptions { name: "gateway".into(), queue_bytes_max: parts.queue_bytes_max };
+        let session = RenewedSession::open(Arc::clone(&parts.log), options)?;
         tracing::info!("accounts are not kept yet: the router admits every order, whatever its user owns");
         let signed = (0..parts.log.partitions()).map(|_| Mutex::default()).collect();
-        Ok(Self { parts, session, signed, reopened: Mutex::default() })
+        Ok(Self { parts, session, signed })
     }
 
     /// Checks the command and appends it. The receipt resolves when the record is durable: only then may a client be
@@ -198,8 +193,7 @@ impl RouterCore {
     }
 
     fn append_value(&self, symbol: &Symbol, partition: u32, origin: Origin, value: Bytes) -> Receipt {
-        let session = Arc::clone(&self.session.read());
-        session.append(NewRecord {
+        self.session.current().append(NewRecord {
             to: TopicPartition { topic: Topic::Orders, partition },
             key: Bytes::copy_from_slice(symbol.as_bytes()),
             header: Bytes::copy_from_slice(&origin.to_bytes()),
@@ -208,22 +202,9 @@ impl RouterCore {
     }
 
     /// Opens a new session after a receipt said that the old one ended: nothing behind the failed record landed, and
-    /// nothing would land on it any more. Many receipts say so at once: calls within a second of one are the same call.
-    ///
-    /// # Errors
-    /// [`Refusal::LogUnavailable`].
-    pub fn reopen(&self) -> Result<(), Refusal> {
-        let mut reopened = self.reopened.lock();
-        if reopened.is_some_and(|at| at.elapsed() < REOPEN_EVERY) {
-            return Ok(());
-        }
-        *reopened = Some(Instant::now());
-        let session = open(&self.parts).map_err(|e| {
-            tracing::error!(error = %e, "no new session of the orders log");
-            Refusal::LogUnavailable
-        })?;
-        *self.session.write() = session;
-        Ok(())
+    /// nothing would land on it any more. Many receipts say so at once, and it is done once.
+    pub fn renew_session(&self) {
+        self.session.renew();
     }
 
     /// The account step admits everything: no account is kept yet, so nobody's funds or shares are looked at.
@@ -236,10 +217,6 @@ impl RouterCore {
         let lag = self.parts.lags.of(symbol);
         if lag > self.parts.lag_records_max { Err(Refusal::Overloaded) } else { Ok(()) }
     }
-}
-
-fn open(parts: &CoreParts) -> Result<Arc<dyn Session>, LogError> {
-    parts.log.open_session(SessionOptions { name: "gateway".into(), queue_bytes_max: parts.queue_bytes_max })
 }
 
 /// What the instrument says before the log is asked. The book checks again: the log has other producers.
@@ -271,6 +248,7 @@ mod tests {
     use crate::actors::mirror::Mirror;
     use crate::actors::session::append_error;
     use crate::actors::toy::{Toy, id, user};
+    use crate::ports::log::Session as _;
     use crate::ports::log::embedded::EmbeddedLog;
 
     fn core(toy: &Toy) -> RouterCore {
@@ -297,11 +275,11 @@ mod tests {
         let toy = Toy::listed("TSLA");
         let core = core(&toy);
         core.submit(cancel(toy.symbol)).unwrap().await.unwrap();
-        core.session.read().abort();
+        core.session.abort();
         let error = core.submit(cancel(toy.symbol)).unwrap().await.unwrap_err();
         assert!(matches!(error, LogError::SessionEnded { .. }), "{error}");
         assert_eq!(append_error(&error).code, "outcome_unknown");
-        core.reopen().unwrap();
+        core.renew_session();
         core.submit(cancel(toy.symbol)).unwrap().await.unwrap();
     }
 
